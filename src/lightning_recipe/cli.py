@@ -1,0 +1,240 @@
+"""The command line: LightningCLI with the rules, early checks of what was asked for, and a closing summary.
+
+Works for any project: model and data are whatever `class_path` the YAML names. In a script of three lines:
+
+    from lightning_recipe.cli import main
+
+    if __name__ == "__main__":
+        main()
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_recipe import errors, preconditions, summary
+
+_USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
+# Imported before parsing, so that their classes have short names (`class_path: ImageClassifier`).
+_CLASSES = ("lightning_recipe.models", "lightning_recipe.data")
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI for any LightningModule and LightningDataModule, with `fit validate test predict`.
+
+    Model and data are given by `class_path`; several `--config` are laid over each other, the last wins.
+    Beyond LightningCLI:
+
+    * `fit` adds `lightning_rules.recommended()` to the callbacks (`--rules none` leaves them out,
+      `ignore_rules: {loss-at-init: "reason"}` ignores some). A rule that the config lists itself is not
+      added again.
+    * `--test_after_fit true` tests the best checkpoint when training has ended and prints a summary.
+    * Devices, loggers and folders are checked before any work is done.
+
+    Nothing is copied from data to model: `num_classes` is written where it belongs, in the YAML, and a model
+    that disagrees with its data says so.
+
+    Args:
+        args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
+        run: Whether to run the subcommand; False only builds model, data and trainer, without a subcommand.
+
+    Raises:
+        SystemExit: With status 2, if the arguments do not parse.
+        MisconfigurationException: If devices or loggers asked for are not there, or nothing could be tested
+            although `test_after_fit` is on.
+        OSError: If the folder for logs cannot be written.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        self.record = summary.RunRecord()
+        super().__init__(
+            seed_everything_default=42,
+            # Optimisers belong to the model: `model.init_args.optimizer`.
+            auto_configure_optimizers=False,
+            parser_kwargs={name: {"usage": _USAGE} for name in self.subcommands()},
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options beyond LightningCLI's; every subcommand has them, so that one YAML serves all."""
+        parser.add_argument(
+            "--rules",
+            type=Literal["recommended", "none"],
+            default="recommended",
+            help="Which rules fit adds to the callbacks of the config.",
+        )
+        parser.add_argument(
+            "--ignore_rules",
+            type=dict[str, str],
+            default={},
+            help='Rules to ignore, each with its reason, which is reported: {"loss-at-init": "custom loss"}.',
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="Whether fit ends with a test of the best checkpoint and a summary.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, having imported the classes that go by short names (the top-level help needs none)."""
+        given = sys.argv[1:] if args is None else args
+        if given and not (isinstance(given, list) and given[0] in ("-h", "--help")):
+            for module in _CLASSES:
+                importlib.import_module(module)
+        super().parse_arguments(parser, args)
+
+    def before_instantiate_classes(self) -> None:
+        """Check devices and loggers as asked for, before anything is built on them."""
+        trainer = self._option("trainer")
+        preconditions.check_devices(trainer.get("accelerator"), trainer.get("devices"))
+        loggers = _as_list(trainer.get("logger"))
+        preconditions.check_logger_packages(one.class_path for one in loggers if hasattr(one, "class_path"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the callbacks of the config, the rules (for fit) and the run's record."""
+        callbacks = _as_list(self._get(self.config_init, "trainer").get("callbacks"))
+        if self.subcommand == "fit" and self._option("rules") == "recommended":
+            callbacks = [*callbacks, *self._rules(callbacks)]
+        return super().instantiate_trainer(**{"callbacks": [*callbacks, self.record], **kwargs})
+
+    def _rules(self, configured: Sequence[Callback]) -> list[Callback]:
+        """The recommended rules, less those that the config has set up its own way."""
+        from lightning_rules import recommended
+
+        present = {type(callback) for callback in configured}
+        rules = recommended(ignore=self._option("ignore_rules"))
+        return [rule for rule in rules if type(rule) not in present]
+
+    def after_instantiate_classes(self) -> None:
+        """Check what only the finished trainer can tell: its folders can be written, W&B lets us in."""
+        preconditions.check_folders(self.trainer)
+        if not self._option("trainer").get("fast_dev_run"):
+            preconditions.check_wandb_login(self.trainer)
+
+    def before_fit(self) -> None:
+        """Refuse `test_after_fit` where there is nothing to test, rather than after the training.
+
+        Raises:
+            MisconfigurationException: If the model has no `test_step`, or nobody has a `test_dataloader`.
+        """
+        if not self._option("test_after_fit"):
+            return
+        sources = [source for source in (self.datamodule, self.model) if source is not None]
+        loader = any(is_overridden("test_dataloader", source) for source in sources)
+        if not (loader and is_overridden("test_step", self.model)):
+            names = " and ".join(type(source).__name__ for source in sources)
+            raise MisconfigurationException(
+                f"test_after_fit is on, but {names} have not both a test_step and a test_dataloader: "
+                "add what is missing, or set test_after_fit: false."
+            )
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and print the summary, where `test_after_fit` asks for it.
+
+        Under DDP the test runs on rank 0 alone, after the process group has been taken down: a distributed
+        sampler would fill up the last batches with examples it has already given, and count them twice.
+        """
+        if not self._option("test_after_fit") or self._option("trainer").get("fast_dev_run"):
+            return
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        log_dir = self.trainer.log_dir  # a broadcast: every rank asks, while there are others to answer
+        trained = self._trained()
+        tester = self._tester()
+        if tester is None:
+            return
+        results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
+        checkpoint = summary.shown_path(best) if best else "none kept: the final weights were tested"
+        rows = [*self._test_rows(results), ("Training", trained), ("Best checkpoint", checkpoint)]
+        print("\n" + summary.table([*rows, *summary.path_rows(log_dir)]))
+
+    def after_test(self) -> None:
+        """Print accuracy and baseline after a test on one device (several would count examples twice)."""
+        if self.trainer.world_size == 1:
+            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            print("\n" + summary.table(self._test_rows([metrics])))
+
+    def _test_rows(self, results: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+        metrics = {name: value for result in results for name, value in result.items()}
+        rows = [("Test accuracy", summary.accuracy_line(metrics, self.record.tested))]
+        if self.datamodule is not None:
+            rows.append(("Baseline", summary.majority_line(self.datamodule)))
+        return rows
+
+    def _trained(self) -> str:
+        """How long training took, in time, epochs, steps and processes."""
+        trainer = self.trainer
+        processes = f"{trainer.world_size} process{'es' if trainer.world_size > 1 else ''}"
+        time = summary.duration(self.record.train_seconds)
+        return f"{time}, {trainer.current_epoch} epochs, {trainer.global_step} steps, {processes}"
+
+    def _tester(self) -> Trainer | None:
+        """This trainer, or on rank 0 of several a new one on one device; None where nothing is to be done."""
+        if self.trainer.world_size == 1:
+            return self.trainer
+        strategy = self.trainer.strategy
+        if type(strategy) is not DDPStrategy:
+            if self.trainer.is_global_zero:
+                print(f"Not tested: {type(strategy).__name__} may split the model; run test on one device.")
+            return None
+        if torch.distributed.is_initialized():
+            strategy.barrier("before the test")
+            torch.distributed.destroy_process_group()
+        if not self.trainer.is_global_zero:
+            return None
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        same = {"logger": self.trainer.loggers, "callbacks": callbacks, "max_time": None}
+        one = {"strategy": "auto", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
+        config = {**self._get(self.config_init, "trainer"), **same, **one, "enable_model_summary": False}
+        return self.trainer_class(**config)
+
+    def _option(self, name: str) -> Any:
+        """The value of an option, wherever the subcommand has put it."""
+        return self._get(self.config, name)
+
+
+def main(args: ArgsType = None) -> RecipeCLI:
+    """Run the command line; a wrong setting ends it with one line on stderr and status 2.
+
+    Only exceptions that are messages to the person at the command line are shortened so
+    (`errors.is_message` says which); bugs and what a user's own training code raises keep their traceback.
+
+    Args:
+        args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
+
+    Returns:
+        The command line after its run, with `model`, `datamodule`, `trainer` and `config`.
+
+    Raises:
+        SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    try:
+        return RecipeCLI(args)
+    except errors.USER_ERRORS as error:
+        if not errors.is_message(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning logs `Tip: ... try installing [litlogger]` with no way to turn it off; all else passes."""
+    return "💡 Tip: For seamless cloud" not in record.getMessage()
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What YAML may give as one thing, a list of them, or nothing."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
