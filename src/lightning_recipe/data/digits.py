@@ -1,0 +1,117 @@
+"""Handwritten digits, 8 x 8 pixels, which come with scikit-learn: a real task without a download."""
+
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_recipe.data.loaders import evaluation_loader, training_loader
+from lightning_recipe.data.splits import stratified_split
+
+Split = Literal["train", "val", "test"]
+
+
+class DigitsDataset(Dataset[Any]):
+    """Digits as tuples (image, label), or as sequences in a dict with `x`, `length` and `y`."""
+
+    def __init__(self, x: Tensor, targets: NDArray[np.int64], form: Literal["images", "rows"]) -> None:
+        self.x = x
+        self.targets: list[int] = targets.tolist()
+        self.form = form
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.form == "images":
+            return self.x[index], self.targets[index]
+        return {"x": self.x[index], "length": len(self.x[index]), "y": self.targets[index]}
+
+
+class DigitsDataModule(L.LightningDataModule):
+    """scikit-learn's 1,797 digits, split 70/20/10 by class, normalised with training statistics only.
+
+    The split depends on `split_seed` alone, so that every run is measured on the same examples.
+
+    Args:
+        form: "images" are float [1, 8, 8]; "rows" are sequences of 8 rows of 8 pixels for recurrent networks.
+        image_size: Enlarge images to this height and width (most backbones halve them five times).
+        batch_size: Examples a batch and process, at least 1.
+        num_workers: Worker processes for loading; 0 is quickest here, all digits being in memory.
+        split_seed: Seed of the split.
+    """
+
+    in_chans = 1
+    num_classes = 10
+
+    def __init__(
+        self,
+        form: Literal["images", "rows"] = "images",
+        image_size: int = 8,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if form not in ("images", "rows"):
+            raise ValueError(
+                f"form={form!r} was given, but digits come as images or rows: choose one of them."
+            )
+        self.form = form
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.split_seed = split_seed
+        self.class_names = [str(digit) for digit in range(self.num_classes)]
+        self.datasets: dict[str, DigitsDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Split and normalise; the same on every rank."""
+        if self.datasets:
+            return
+        digits = load_digits()
+        targets = digits.target.astype(np.int64)
+        parts = stratified_split(targets, {"val": 0.2, "test": 0.1}, self.split_seed)
+        pixels = torch.as_tensor(digits.images, dtype=torch.float32)
+        train = pixels[parts["train"]]
+        x = (pixels - train.mean()) / train.std()
+        if self.form == "images":
+            x = x[:, None]
+            if self.image_size != x.shape[-1]:
+                x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+        self.datasets = {
+            split: DigitsDataset(x[part], targets[part], self.form) for split, part in parts.items()
+        }
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Return the labels [N] of a split, after `setup`."""
+        return np.asarray(self.datasets[split].targets, dtype=np.int64)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the shuffled training examples."""
+        return training_loader(
+            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation examples in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test examples in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the test examples in order, for the CSV of predictions."""
+        return self._in_order("test")
+
+    def _in_order(self, split: Split) -> DataLoader[Any]:
+        return evaluation_loader(
+            self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )

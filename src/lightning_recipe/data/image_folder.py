@@ -1,0 +1,172 @@
+"""Images in one folder a class."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from lightning_recipe.data import normalisation
+from lightning_recipe.data.image_files import (
+    ImageFiles,
+    class_folders,
+    find_images,
+    find_labelled_images,
+    known_label,
+)
+from lightning_recipe.data.loaders import evaluation_loader, training_loader
+from lightning_recipe.data.splits import stratified_split
+
+Split = Literal["train", "val", "test"]
+
+
+class ImageFolderDataModule(L.LightningDataModule):
+    """Images in one folder a class, either under train/, val/ and test/, or all in one place.
+
+    Where val/ or test/ is missing, that part is held out from the training images: by class, and the same
+    whatever the order of the file system. Validation and test images are never augmented.
+
+    Args:
+        root: The folder, with train/val/test sub-folders or with one sub-folder a class.
+        image_size: Height and width of the images that the model gets.
+        batch_size: Images a batch and process, at least 1.
+        num_workers: Worker processes for loading; 0 loads in the main process.
+        val_fraction: Share held out for validation where there is no val/.
+        test_fraction: Share held out for the test where there is no test/.
+        split_seed: Seed of that split.
+        augment: Random crops and horizontal flips in training; off in the baseline (Karpathy 2019).
+        normalise_for: Name of the pretrained backbone whose mean and std to use; null measures them on the
+            training images, once, and keeps them in a file.
+        in_chans: 3 reads images as RGB, 1 as grey.
+        predict_folder: Images to predict, in any sub-folders; null predicts the test images.
+
+    Raises:
+        FileNotFoundError: In `setup`, if the folder is missing or empty.
+        ValueError: In `setup`, if a class has too few images to be split; while loading, if an image is
+            corrupt.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        batch_size: int = 32,
+        num_workers: int = 4,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        augment: bool = False,
+        normalise_for: str | None = None,
+        in_chans: Literal[1, 3] = 3,
+        predict_folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.split_seed = split_seed
+        self.augment = augment
+        self.normalise_for = normalise_for
+        self.in_chans = in_chans
+        self.predict_folder = predict_folder
+        self.class_names: list[str] = []
+        self.datasets: dict[str, ImageFiles] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, after `setup`."""
+        return len(self.class_names)
+
+    def prepare_data(self) -> None:
+        """Measure and cache the statistics once a node, before the other processes read them."""
+        self._normalisation(*self._find()["train"])
+
+    def setup(self, stage: str) -> None:
+        """List the files of each split; reads no image if the statistics are cached."""
+        if self.datasets:
+            return
+        found = self._find()
+        statistics = self._normalisation(*found["train"])
+        normalise = v2.Normalize(list(statistics.mean), list(statistics.std))
+        for split, (paths, targets) in found.items():
+            crop = self._augmenting_crop() if self.augment and split == "train" else self._plain_crop()
+            transform = v2.Compose([*crop, *self._to_tensor(), normalise])
+            self.datasets[split] = ImageFiles(paths, targets, transform, self.in_chans)
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Return the labels [N] of a split, after `setup`, without reading an image."""
+        return np.asarray(self.datasets[split].targets, dtype=np.int64)
+
+    def _find(self) -> dict[str, tuple[list[Path], list[int]]]:
+        """Return the paths and labels of each split."""
+        train = self.root / "train" if (self.root / "train").is_dir() else self.root
+        self.class_names = class_folders(train)
+        paths, targets = find_labelled_images(train, self.class_names)
+        missing = [
+            split for split in self.fractions if train == self.root or not (self.root / split).is_dir()
+        ]
+        parts = stratified_split(
+            targets,
+            {split: self.fractions[split] for split in missing},
+            self.split_seed,
+            class_names=self.class_names,
+        )
+        found = {
+            split: ([paths[i] for i in part], [targets[i] for i in part]) for split, part in parts.items()
+        }
+        for split in self.fractions.keys() - parts.keys():
+            found[split] = find_labelled_images(self.root / split, self.class_names)
+        if self.predict_folder is not None:
+            images = find_images(Path(self.predict_folder))
+            found["predict"] = images, [known_label(path, self.class_names) for path in images]
+        return found
+
+    def _normalisation(self, paths: list[Path], targets: list[int]) -> normalisation.Normalisation:
+        if self.normalise_for is not None:
+            return normalisation.of_backbone(self.normalise_for, self.in_chans)
+        plain = v2.Compose([*self._plain_crop(), *self._to_tensor()])
+        images = ImageFiles(paths, targets, plain, self.in_chans)
+        key = normalisation.cache_key(images, self.root, self.image_size)
+        statistics = normalisation.read_cache(key, self.root)
+        if statistics is None:
+            statistics = normalisation.of_images(images, num_workers=self.num_workers)
+            normalisation.write_cache(key, self.root, statistics)
+        return statistics
+
+    def _plain_crop(self) -> list[v2.Transform]:
+        return [v2.Resize(self.image_size), v2.CenterCrop(self.image_size)]
+
+    def _augmenting_crop(self) -> list[v2.Transform]:
+        return [v2.RandomResizedCrop(self.image_size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()]
+
+    def _to_tensor(self) -> list[v2.Transform]:
+        return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the shuffled training images."""
+        return training_loader(
+            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation images in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test images in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the images of `predict_folder`, else the test images, in order."""
+        return self._in_order("predict" if "predict" in self.datasets else "test")
+
+    def _in_order(self, split: str) -> DataLoader[Any]:
+        return evaluation_loader(
+            self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )
