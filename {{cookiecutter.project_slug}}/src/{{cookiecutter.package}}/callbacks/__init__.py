@@ -1,0 +1,1 @@
+"""Rules and other callbacks of this project's own."""

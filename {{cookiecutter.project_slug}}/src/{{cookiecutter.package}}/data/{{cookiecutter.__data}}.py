@@ -1,0 +1,1 @@
+{{ ('src/lightning_recipe/data/' ~ cookiecutter.__data ~ '.py') | own(cookiecutter.package) }}

@@ -1,0 +1,1 @@
+{{ ('src/lightning_recipe/models/' ~ cookiecutter.__model ~ '.py') | own(cookiecutter.package) }}
