@@ -1,0 +1,120 @@
+"""Reading batches beside a run, without moving the run's own loader."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_rules.rule import NotApplicable
+from lightning_rules.untouched import untouched
+
+T = TypeVar("T")
+
+
+def peek(loaders: Any, count: int, pick: Callable[[Any], T] = lambda batch: batch) -> list[T]:
+    """What ``pick`` takes from the first batches that one more pass over the training data would give.
+
+    Reads in this process, whatever ``num_workers`` says, from copies of the samplers; the loader's own iterators and
+    workers, and all random number generators, stay as they are. An iterable data set is copied before it is read.
+
+    Args:
+        loaders: What ``trainer.train_dataloader`` holds: a DataLoader, another iterable, or a list, tuple, dict or
+            CombinedLoader of these.
+        count: How many batches at most.
+        pick: What to keep of each batch, so that memory holds one batch at a time; by default all of it.
+
+    Returns:
+        One item a batch, in order; batches are on the host, as the loader gives them.
+
+    Raises:
+        NotApplicable: There is no batch, or the data can be read only once.
+    """
+    with untouched(None, loaders):
+        picked = [pick(batch) for batch in islice(_batches(loaders), count)]
+    if not picked:
+        raise NotApplicable("the training loader gave no batch.")
+    return picked
+
+
+def _batches(loaders: Any) -> Iterator[Any]:
+    if type(loaders).__name__ == "CombinedLoader":  # of either namespace
+        again = type(loaders)(_each(loaders.iterables), loaders._mode)
+    elif isinstance(loaders, (dict, list, tuple)) and _holds_loaders(loaders):
+        again = CombinedLoader(_each(loaders), "max_size_cycle")
+    else:
+        return iter(copy_of(loaders))
+    return (batch for batch, _, _ in again)
+
+
+def _each(loaders: Any) -> Any:
+    if isinstance(loaders, dict):
+        return {name: copy_of(loader) for name, loader in loaders.items()}
+    if isinstance(loaders, (list, tuple)):
+        return [copy_of(loader) for loader in loaders]
+    return copy_of(loaders)
+
+
+def _holds_loaders(loaders: Any) -> bool:
+    """Several loaders, and not a plain list of batches."""
+    values = loaders.values() if isinstance(loaders, dict) else loaders
+    return len(loaders) > 0 and all(isinstance(value, DataLoader) for value in values)
+
+
+def copy_of(loader: Any) -> Any:
+    """A loader over the same data that reads in this process and shares no position with the original.
+
+    Raises:
+        NotApplicable: The loader or its iterable data set cannot be copied, so that reading it would use it up.
+    """
+    if isinstance(loader, (list, tuple)):
+        return loader
+    if not isinstance(loader, DataLoader):
+        return _copied(loader, "the training loader")
+    again = copy.copy(loader)
+    alone = {
+        "num_workers": 0,
+        "prefetch_factor": None,
+        "persistent_workers": False,
+        "timeout": 0,
+        "pin_memory": False,
+    }
+    # DataLoader forbids setting these through attributes once it is built.
+    again.__dict__.update(alone, _iterator=None, _DataLoader__multiprocessing_context=None)
+    if isinstance(loader.dataset, IterableDataset):
+        again.__dict__["dataset"] = _copied(loader.dataset, "the iterable data set")
+        return again
+    for name in ("sampler", "batch_sampler"):
+        again.__dict__[name] = copied_sampler(getattr(loader, name), loader.dataset)
+    return again
+
+
+def copied_sampler(sampler: Any, dataset: Any) -> Any:
+    """A copy of a sampler that can be iterated in the original's place; the data set in it is shared, not copied."""
+    try:
+        return copy.deepcopy(sampler, {id(dataset): dataset})
+    except Exception:
+        return sampler  # its generators are put back by `untouched`
+
+
+def _copied(source: Any, what: str) -> Any:
+    """A deep copy; arrays and tensors are shared, since copying them is dear and nobody writes to data."""
+    shared: dict[int, Any] = {}
+    tree_map_only(
+        (Tensor, np.ndarray),
+        lambda array: shared.setdefault(id(array), array),
+        dict(vars(source)) if hasattr(source, "__dict__") else {},
+    )
+    try:
+        return copy.deepcopy(source, shared)
+    except Exception as error:
+        raise NotApplicable(
+            f"{what} ({type(source).__name__}) can be read only once, and is left to the run."
+        ) from error

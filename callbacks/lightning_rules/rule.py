@@ -1,0 +1,165 @@
+"""The base of all rules: it measures on each rank, judges once for all, and records what was found."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from abc import ABC
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from lightning_rules import record
+from lightning_rules.finding import Finding, Severity
+from lightning_rules.namespace import callback_bases
+from lightning_rules.ranks import gather
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:
+    # One class for the Trainers of both namespaces.
+    Callback = type("Callback", callback_bases(), {})
+
+__all__ = ["Finding", "NotApplicable", "Rule", "Severity"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class NotApplicable(Exception):
+    """Raised by a measurement that has nothing to say about this run; its text completes "does not apply: ..."."""
+
+
+class Rule(Callback, ABC):
+    """A rule of training as a Lightning callback.
+
+    A subclass sets three class attributes, keeps every constructor argument in an attribute of the same name, and
+    calls :meth:`observe` from the Lightning hooks that suit it. It works in ``lightning`` and in
+    ``pytorch_lightning``, with other rules or alone.
+
+    What was found is in ``findings`` (a list of :class:`Finding`, emptied when a fit starts, restored when one is
+    resumed), in ``<log_dir>/rules/findings.jsonl``, and in a table printed when the fit ends or fails.
+
+    Under DDP each rank holds the same findings: measurements are gathered first and judged together. Rank 0 writes
+    and prints.
+
+    Attributes:
+        name: The rule's name in kebab case: the pattern, not the remedy, so that "ignore NAME" makes sense.
+        source: Author, year and section of the text that states the rule.
+        kind: ``"enforce"`` (it acts), ``"check"`` (it judges) or ``"report"`` (it shows).
+
+    Args:
+        on_error: What an ``ERROR`` finding does: ``"warn"`` logs it, ``"raise"`` stops the run, on all ranks alike.
+
+    Raises:
+        ValueError: ``on_error`` is neither of these.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    kind: ClassVar[Literal["enforce", "check", "report"]]
+
+    def __init__(self, on_error: Literal["warn", "raise"] = "warn") -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+        self.on_error = on_error
+        self.findings: list[Finding] = []
+        self._folder: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @property
+    def state_key(self) -> str:
+        """Distinct for instances with different options, so that a checkpoint can hold several of one class."""
+        return self._generate_state_key(**self.options)
+
+    def observe(
+        self, trainer: Any, measure: Callable[[], T], judge: Callable[[Sequence[T]], Iterable[Finding]]
+    ) -> list[Finding]:
+        """Measure on this rank, gather, judge on all ranks alike, record.
+
+        A collective: every rank calls it at the same point. A measurement that raises never stops the run: the rule
+        says on all ranks that it does not apply, and why.
+
+        Args:
+            trainer: The run's Trainer.
+            measure: Returns this rank's numbers, small and on the host; raises :class:`NotApplicable` where the rule
+                has nothing to say.
+            judge: A pure function from the numbers of all ranks (in the order of ranks) to findings.
+
+        Returns:
+            What was found this time; the same list on every rank.
+
+        Raises:
+            RuntimeError: There is a finding of severity ``ERROR`` and ``on_error`` is ``"raise"``.
+        """
+        numbers, refusal = _attempt(measure)
+        everywhere = gather(trainer, (numbers, refusal))
+        refusals = [refusal for _, refusal in everywhere if refusal]
+        findings: list[Finding] = []
+        if not refusals:
+            found, refusal = _attempt(lambda: list(judge([numbers for numbers, _ in everywhere])))  # type: ignore[misc]
+            findings = found or []
+            refusals = [refusal] if refusal else []
+        if refusals:
+            findings = [Finding(self.name, Severity.INFO, f"Does not apply: {refusals[0]}")]
+        return self._record(trainer, findings)
+
+    def _record(self, trainer: Any, findings: Iterable[Finding]) -> list[Finding]:
+        findings = [replace(finding, step=trainer.global_step) for finding in findings]
+        said = {(finding.severity, finding.message) for finding in self.findings}
+        fresh = [finding for finding in findings if (finding.severity, finding.message) not in said]
+        self.findings += fresh
+        if trainer.is_global_zero and fresh:
+            record.announce(fresh, loud=self.kind == "enforce")
+            record.save(_findings_of(trainer), self._folder)
+        errors = [finding for finding in fresh if finding.severity is Severity.ERROR]
+        if errors and self.on_error == "raise":
+            raise RuntimeError(f"{self.name}: {errors[0].message} {errors[0].advice}".rstrip())
+        return findings
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget the findings of an earlier fit. A subclass that overrides this calls ``super().setup(...)``."""
+        self._folder = trainer.log_dir
+        if stage == "fit":
+            self.findings = []
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Print the table of all rules' findings once, at the end of a fit."""
+        if stage == "fit":
+            self._print(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Print what was found before the run failed or was interrupted."""
+        self._print(trainer)
+
+    def _print(self, trainer: Any) -> None:
+        first = next((callback for callback in trainer.callbacks if isinstance(callback, Rule)), None)
+        if first is self and trainer.is_global_zero:
+            record.print_findings(_findings_of(trainer), self._folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Findings, so that a resumed run still tells what was seen before."""
+        return {"findings": [finding.to_dict() for finding in self.findings]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
+
+
+def _attempt(step: Callable[[], T]) -> tuple[T | None, str]:
+    """The step's value and no refusal, or no value and the reason why."""
+    try:
+        return step(), ""
+    except NotApplicable as reason:
+        return None, str(reason)
+    except Exception as error:
+        log.debug("A measurement failed; the run goes on without it.", exc_info=True)
+        return None, f"the measurement failed with {type(error).__name__}: {str(error).splitlines()[:1]}"
+
+
+def _findings_of(trainer: Any) -> list[Finding]:
+    return [finding for rule in trainer.callbacks if isinstance(rule, Rule) for finding in rule.findings]

@@ -1,0 +1,196 @@
+"""How a rule sees a run: batches, inputs and targets, the user's own loss, the head; and everything is put back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_rules.batches import split_batch
+from lightning_rules.loaders import peek
+from lightning_rules.losses import LossCall, seen_losses
+from lightning_rules.namespace import namespace_of
+from lightning_rules.rule import NotApplicable
+from lightning_rules.untouched import untouched
+
+T = TypeVar("T")
+MUTED = ("log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer", "clip_gradients")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step computed.
+
+    Attributes:
+        loss: What it returned (or gave to ``manual_backward`` first), within its graph; None if it returned nothing.
+        calls: The loss functions that this loss came from, in order; those computed for show are left out.
+    """
+
+    loss: Tensor | None
+    calls: list[LossCall]
+
+
+class View:
+    """A run as a rule sees it. Cheap to make; holds no copy of anything.
+
+    Args:
+        trainer: The Trainer, from ``on_train_start`` on.
+        module: The LightningModule it trains.
+    """
+
+    def __init__(self, trainer: Any, module: Any) -> None:
+        self.trainer = trainer
+        self.module = module
+
+    def batches(self, count: int, pick: Callable[[Any], T] = lambda batch: batch) -> list[T]:
+        """The first training batches, on the host, read beside the run's own loader; see :func:`loaders.peek`.
+
+        Under DDP these are this rank's batches.
+
+        Raises:
+            NotApplicable: There is no training loader, or its data can be read only once.
+        """
+        loaders = self.trainer.train_dataloader
+        if loaders is None:
+            raise NotApplicable("the run has no training loader.")
+        limit = self.trainer.num_training_batches
+        return peek(loaders, int(min(count, limit)), pick)
+
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """A batch as ``(inputs, targets)``; see :func:`batches.split_batch`."""
+        return split_batch(batch, self.module)
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch as ``training_step`` gets it: converted, moved, with the module's transfer hooks applied."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    @contextmanager
+    def step(self, batch: Any, batch_idx: int = 0) -> Iterator[Step]:
+        """Run the user's ``training_step`` on a batch; when the block ends, everything it touched is put back.
+
+        Nothing is logged, no optimiser moves, the process group is not used (the module runs, not its DDP wrapper),
+        submodules stay in the mode they are in. Compiled modules run eagerly.
+
+        Args:
+            batch: A batch on the host, from :meth:`batches`.
+            batch_idx: What the step is told.
+
+        Yields:
+            The loss and the calls that made it; their graphs end with the block.
+
+        Raises:
+            NotApplicable: Parameters are sharded over ranks, or the step draws its batches itself.
+        """
+        self._refuse_what_cannot_be_run()
+        with (
+            untouched(self.module, self.trainer.train_dataloader),
+            _muted_loggers(self.trainer),
+            torch.enable_grad(),
+            self.trainer.precision_plugin.train_step_context(),
+        ):
+            seen = _mute(self.module)
+            batch = self.to_device(batch)
+            with seen_losses(self.module) as calls:
+                returned = self.module.training_step(*_arguments(self.module.training_step, batch, batch_idx))
+            loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+            loss = loss if isinstance(loss, Tensor) else None
+            yield Step(loss if loss is not None else next(iter(seen), None), _behind([loss, *seen], calls))
+
+    def _refuse_what_cannot_be_run(self) -> None:
+        strategy = type(self.trainer.strategy).__name__
+        if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+            raise NotApplicable(
+                f"{strategy} shards the parameters, and a probe outside its wrapper sees only a part."
+            )
+        if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
+            raise NotApplicable("training_step draws its batches from the loader's iterator itself.")
+
+
+def _behind(losses: list[Tensor | None], calls: list[LossCall]) -> list[LossCall]:
+    """The calls that the losses depend on."""
+    level = [loss.grad_fn for loss in losses if loss is not None and loss.grad_fn is not None]
+    seen = set(level)
+    while level:
+        above = {node for below in level for node, _ in below.next_functions if node is not None}
+        level = list(above - seen)
+        seen |= above
+    return [call for call in calls if call.value.grad_fn in seen]
+
+
+def _arguments(training_step: Callable[..., Any], batch: Any, batch_idx: int) -> list[Any]:
+    """Batch, batch index and loader index, as many as the step takes."""
+    parameters = inspect.signature(training_step).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return [batch, batch_idx]
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return [batch, batch_idx, 0][: max(1, len(needed), min(2, len(parameters)))]
+
+
+@contextmanager
+def _muted_loggers(trainer: Any) -> Iterator[None]:
+    loggers = trainer.loggers
+    dummy = namespace_of(trainer).loggers.logger.DummyLogger
+    trainer.loggers = [dummy() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _mute(module: Any) -> list[Tensor]:
+    """Shadow the methods through which a step reaches the outside; ``untouched`` removes the shadows.
+
+    Returns:
+        The list that the losses given to ``manual_backward`` are appended to.
+    """
+    seen: list[Tensor] = []
+    optimizers = module.optimizers()
+    if isinstance(optimizers, list):
+        still: Any = [_StillOptimizer(optimizer) for optimizer in optimizers]
+    else:
+        still = _StillOptimizer(optimizers)
+    shadows: dict[str, Any] = dict.fromkeys(MUTED, lambda *args, **kwargs: None)
+    shadows["manual_backward"] = lambda loss, *args, **kwargs: seen.append(loss)
+    shadows["optimizers"] = lambda *args, **kwargs: still
+    shadows["lr_schedulers"] = lambda *args, **kwargs: _Silent()
+    module.__dict__.update(shadows)
+    return seen
+
+
+class _StillOptimizer:
+    """An optimiser that can be asked anything and moves nothing."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        return closure() if closure is not None else None
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def toggle_model(self, *args: Any, **kwargs: Any) -> Any:
+        return nullcontext()
+
+
+class _Silent:
+    """Stands for one scheduler or a list of them: every call does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self,) * 8)
+
+    def __getitem__(self, index: int) -> Any:
+        return self
