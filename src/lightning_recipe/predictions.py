@@ -1,8 +1,6 @@
 """Predictions as a table: one CSV for the whole data set, also under DDP."""
 
 import csv
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
 from torch import distributed
+
+from lightning_recipe.whole_file import whole_file
 
 Row = tuple[int, int, list[float], int]  # dataloader, index, probabilities, label or -1
 
@@ -82,7 +83,7 @@ class PredictionsCSV(BasePredictionWriter):
         if trainer.is_global_zero:
             path = Path(self.path) if self.path else Path(folder) / "predictions.csv"
             write_table(path, table(sorted(rows, key=lambda row: row[:2]), trainer))
-            print(f"Predictions of {len(rows)} examples: {path}")
+            rank_zero_info(f"Predictions of {len(rows)} examples: {path}")
 
 
 def table(rows: list[Row], trainer: L.Trainer) -> list[list[Any]]:
@@ -106,10 +107,6 @@ def table(rows: list[Row], trainer: L.Trainer) -> list[list[Any]]:
 
 
 def write_table(path: Path, lines: list[list[Any]]) -> None:
-    """Write a CSV beside its place and rename it, so that it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, delete=False, newline="", encoding="utf-8", suffix=".csv"
-    ) as file:
+    """Write a CSV, whole or not at all."""
+    with whole_file(path) as file:
         csv.writer(file).writerows(lines)
-    os.replace(file.name, path)

@@ -60,9 +60,7 @@ class DigitsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if form not in ("images", "rows"):
-            raise ValueError(
-                f"form={form!r} was given, but digits come as images or rows: choose one of them."
-            )
+            raise ValueError(f"form={form!r} was given, but digits come as images or rows: choose one of them.")
         self.form = form
         self.image_size = image_size
         self.batch_size = batch_size
@@ -85,9 +83,7 @@ class DigitsDataModule(L.LightningDataModule):
             x = x[:, None]
             if self.image_size != x.shape[-1]:
                 x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
-        self.datasets = {
-            split: DigitsDataset(x[part], targets[part], self.form) for split, part in parts.items()
-        }
+        self.datasets = {split: DigitsDataset(x[part], targets[part], self.form) for split, part in parts.items()}
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels [N] of a split, after `setup`."""

@@ -49,9 +49,7 @@ def read_image(path: Path, mode: str = "RGB") -> Image.Image:
         with Image.open(path) as image:
             return image.convert(mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}): repair the file or remove it."
-        ) from error
+        raise ValueError(f"{path} cannot be read as an image ({error}): repair the file or remove it.") from error
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -61,12 +59,8 @@ def class_folders(folder: Path) -> list[str]:
         FileNotFoundError: If there is no such folder, or it has no sub-folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no image folder {folder}: give a folder with one sub-folder a class."
-        )
-    names = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+        raise FileNotFoundError(f"There is no image folder {folder}: give a folder with one sub-folder a class.")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise FileNotFoundError(
             f"The image folder {folder} has no sub-folders: put the images of each class into one of its own."
@@ -89,8 +83,7 @@ def find_images(folder: Path) -> list[Path]:
     ]
     if not paths:
         raise FileNotFoundError(
-            f"The image folder {folder} has no images: put files of these types there: "
-            f"{', '.join(IMG_EXTENSIONS)}."
+            f"The image folder {folder} has no images: put files of these types there: {', '.join(IMG_EXTENSIONS)}."
         )
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 

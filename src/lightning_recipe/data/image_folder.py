@@ -108,18 +108,14 @@ class ImageFolderDataModule(L.LightningDataModule):
         train = self.root / "train" if (self.root / "train").is_dir() else self.root
         self.class_names = class_folders(train)
         paths, targets = find_labelled_images(train, self.class_names)
-        missing = [
-            split for split in self.fractions if train == self.root or not (self.root / split).is_dir()
-        ]
+        missing = [split for split in self.fractions if train == self.root or not (self.root / split).is_dir()]
         parts = stratified_split(
             targets,
             {split: self.fractions[split] for split in missing},
             self.split_seed,
             class_names=self.class_names,
         )
-        found = {
-            split: ([paths[i] for i in part], [targets[i] for i in part]) for split, part in parts.items()
-        }
+        found = {split: ([paths[i] for i in part], [targets[i] for i in part]) for split, part in parts.items()}
         for split in self.fractions.keys() - parts.keys():
             found[split] = find_labelled_images(self.root / split, self.class_names)
         if self.predict_folder is not None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from timm.data.config import resolve_data_config
 from torch.utils.data import DataLoader, Subset
 
 from lightning_recipe.data.image_files import ImageFiles
+from lightning_recipe.whole_file import whole_file
 
 # More images would not move the statistics by what matters.
 MAX_IMAGES = 10_000
@@ -89,14 +89,12 @@ def read_cache(key: str, root: Path) -> Normalisation | None:
 def write_cache(key: str, root: Path, normalisation: Normalisation) -> None:
     """Write the statistics beside the images, or into the user's cache if that folder is read-only.
 
-    The file is written beside its place and renamed, so no other process sees half of it.
+    The file appears whole, so that no other process reads half of it.
     """
     for folder in _cache_folders(root):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+            with whole_file(folder / f"normalisation-{key}.json") as file:
                 json.dump(asdict(normalisation), file)
-            os.replace(file.name, folder / f"normalisation-{key}.json")
         except OSError:
             continue
         else:

@@ -94,34 +94,26 @@ def load_weights(name: str, weights: str, options: dict[str, Any]) -> nn.Module:
     state = read_state_dict(weights)
     fresh = _create(name, options).state_dict()
     heads = _head_prefixes(name)
-    changed = [
-        key
-        for key in fresh
-        if key.startswith(heads) and key in state and state[key].shape != fresh[key].shape
-    ]
-    if changed:
-        rank_zero_info(
-            f"{weights} has a head for {len(state[changed[0]])} classes, this model has "
-            f"{options['num_classes']}: the backbone is loaded, the head starts fresh."
-        )
-    state |= {
+    renewed = {
         key: value
         for key, value in fresh.items()
-        if key.startswith(heads) and (key in changed or key not in state)
+        if key.startswith(heads) and (key not in state or state[key].shape != value.shape)
     }
+    overlay = {"state_dict": state | renewed, "num_classes": options["num_classes"], "label_offset": 0}
     try:
-        return _create(
-            name,
-            options,
-            pretrained=True,
-            pretrained_cfg_overlay={"state_dict": state, "num_classes": options["num_classes"]},
-        )
+        backbone = _create(name, options, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:
-        difference = describe_difference(expected=fresh, found=state)
+        difference = describe_difference(expected=fresh, found=state | renewed)
         raise ValueError(
             f"{weights} does not hold the weights of backbone={name!r} ({difference or error}): "
             "name the backbone that it was made with, or another file."
         ) from error
+    if renewed:
+        rank_zero_info(
+            f"{weights} has no head for {options['num_classes']} classes: its backbone is loaded, the head "
+            "starts fresh."
+        )
+    return backbone
 
 
 def read_state_dict(weights: str) -> dict[str, Tensor]:
@@ -132,9 +124,7 @@ def read_state_dict(weights: str) -> dict[str, Tensor]:
         ValueError: If it is no file of weights.
     """
     if not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"weights={weights!r} is no file: give the path of a .safetensors or .pth file."
-        )
+        raise FileNotFoundError(f"weights={weights!r} is no file: give the path of a .safetensors or .pth file.")
     try:
         state = load_state_dict(weights)
     except Exception as error:

@@ -91,6 +91,7 @@ class ImageClassifier(L.LightningModule):
         if freeze_backbone:
             for parameter in body_parameters(self.backbone):
                 parameter.requires_grad = False
+            hold_still(self.backbone)
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = self.train_accuracy.clone()
         self.test_accuracy = self.train_accuracy.clone()
@@ -119,7 +120,7 @@ class ImageClassifier(L.LightningModule):
             check_labels(label, self.num_classes, known="The training batch")
         logits = self(image)
         loss = F.cross_entropy(logits, label, label_smoothing=self.hparams["label_smoothing"])
-        self.train_accuracy(logits, label)
+        self.train_accuracy.update(logits, label)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(label))
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
@@ -137,7 +138,7 @@ class ImageClassifier(L.LightningModule):
         if batch_idx == 0:
             check_labels(label, self.num_classes, known=f"The {split} batch")
         logits = self(image)
-        accuracy(logits, label)
+        accuracy.update(logits, label)
         loss = F.cross_entropy(logits, label)
         self.log(f"{split}/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(label))
         self.log(f"{split}/accuracy", accuracy, on_epoch=True, prog_bar=True)

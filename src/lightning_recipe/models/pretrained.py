@@ -93,9 +93,7 @@ def _ask(config: PretrainedCfg, names: tuple[str, ...]) -> None:
     repository, _, revision = config.hf_hub_id.partition("@")
     for name in names:
         try:
-            get_hf_file_metadata(
-                hf_hub_url(repository, name, revision=revision or None), timeout=REQUEST_SECONDS
-            )
+            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None), timeout=REQUEST_SECONDS)
         except EntryNotFoundError:
             if name == names[-1]:
                 raise

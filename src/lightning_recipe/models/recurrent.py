@@ -74,9 +74,7 @@ class RecurrentEncoder(nn.Module):
         final = x.new_zeros(0)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             packed, state = layer(packed)
-            hidden = (
-                state[0] if isinstance(state, tuple) else state
-            )  # [directions, N, H], in the batch's order
+            hidden = state[0] if isinstance(state, tuple) else state  # [directions, N, H], in the batch's order
             final = self.dropout(norm(hidden.transpose(0, 1).flatten(1)))
             packed = PackedSequence(
                 self.dropout(norm(packed.data)),

@@ -3,9 +3,8 @@
 from typing import Any, Literal
 
 import lightning as L
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -75,15 +74,11 @@ class SequenceClassifier(L.LightningModule):
         check_names(optimizer, scheduler)
         self.save_hyperparameters()
         self.num_classes = num_classes
-        self.encoder = RecurrentEncoder(
-            input_size, hidden_size, num_layers, cell, bidirectional, layer_norm, dropout
-        )
-        self.head = torch.nn.Linear(self.encoder.output_size, num_classes)
+        self.encoder = RecurrentEncoder(input_size, hidden_size, num_layers, cell, bidirectional, layer_norm, dropout)
+        self.head = nn.Linear(self.encoder.output_size, num_classes)
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = self.train_accuracy.clone()
         self.test_accuracy = self.train_accuracy.clone()
-        # What a rule or a summary may try the model on: 2 sequences of 5 steps.
-        self.example_input_array = (torch.zeros(2, 5, input_size), torch.tensor([5, 3]))
 
     def setup(self, stage: str) -> None:
         """Check that the data's classes are the model's, before the first step."""
@@ -102,7 +97,7 @@ class SequenceClassifier(L.LightningModule):
             check_labels(label, self.num_classes, known="The training batch")
         logits = self(batch["x"], batch["length"])
         loss = F.cross_entropy(logits, label, label_smoothing=self.hparams["label_smoothing"])
-        self.train_accuracy(logits, label)
+        self.train_accuracy.update(logits, label)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(label))
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
@@ -120,7 +115,7 @@ class SequenceClassifier(L.LightningModule):
         if batch_idx == 0:
             check_labels(label, self.num_classes, known=f"The {split} batch")
         logits = self(batch["x"], batch["length"])
-        accuracy(logits, label)
+        accuracy.update(logits, label)
         loss = F.cross_entropy(logits, label)
         self.log(f"{split}/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(label))
         self.log(f"{split}/accuracy", accuracy, on_epoch=True, prog_bar=True)
