@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-INPUTS = ("x", "image", "images", "img", "imgs", "input", "inputs", "pixel_values", "input_ids", "input_values",
-          "input_features", "data", "feature", "features", "audio", "waveform", "text", "sequence", "signal")  # fmt: skip
+INPUTS = (
+    *("x", "image", "images", "img", "imgs", "input", "inputs", "data", "feature", "features"),
+    *("pixel_values", "input_ids", "input_values", "input_features"),
+    *("audio", "waveform", "text", "sequence", "signal"),
+)
 TARGETS = ("y", "label", "labels", "target", "targets", "class", "classes", "label_ids")
 
 
@@ -35,9 +38,7 @@ def split_batch(batch: Any, module: Any = None) -> tuple[Any, Any]:
     if callable(unpack):
         pair = unpack(batch)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(
-                f"Expected `unpack(batch)` to return (inputs, targets), but got {type(pair).__name__}."
-            )
+            raise ValueError(f"Expected `unpack(batch)` to return (inputs, targets), but got {type(pair).__name__}.")
         return pair[0], pair[1]
     named = fields_of(batch)
     if named is not None:
@@ -77,9 +78,7 @@ def leaves(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
         yield path, batch
         return
     named = fields_of(batch)
-    parts = (
-        named.items() if named is not None else enumerate(batch) if isinstance(batch, (list, tuple)) else ()
-    )
+    parts = named.items() if named is not None else enumerate(batch) if isinstance(batch, (list, tuple)) else ()
     for key, part in parts:
         yield from leaves(part, (*path, key))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -62,17 +62,11 @@ def _candidates(dataset: Any) -> list[Any]:
     columns = getattr(dataset, "column_names", None)
     if isinstance(columns, list):
         seconds += [dataset[name] for name in TARGETS if name in columns]
-    return [
-        candidate for candidate in (*named, *seconds) if candidate is not None and not callable(candidate)
-    ]
+    return [candidate for candidate in (*named, *seconds) if candidate is not None and not callable(candidate)]
 
 
-def _is_list_of_pairs(listed: Any) -> bool:
-    return (
-        isinstance(listed, list)
-        and bool(listed)
-        and all(isinstance(p, tuple) and len(p) == 2 for p in listed[:10])
-    )
+def _is_list_of_pairs(listed: Any) -> TypeGuard[list[tuple[Any, Any]]]:
+    return isinstance(listed, list) and bool(listed) and all(isinstance(p, tuple) and len(p) == 2 for p in listed[:10])
 
 
 def _as_tensor(values: Any) -> Tensor | None:

@@ -33,7 +33,7 @@ KINDS: dict[Any, Kind] = {
     F.smooth_l1_loss: "median",
     F.huber_loss: "median",
 }
-# These are given probabilities: a squashing node must stand between the layer and the loss. The others are given logits.
+# These are given (log) probabilities, so that a squashing node stands between the layer and the loss.
 SQUASHED = {F.nll_loss: "LogSoftmax", F.binary_cross_entropy: "Sigmoid"}
 # Nodes of the autograd graph that move values about and do not change them.
 MOVES = (

@@ -21,7 +21,7 @@ def callback_bases() -> tuple[type, ...]:
     """
     other = sys.modules.get("pytorch_lightning")
     bases = (lightning.pytorch.Callback,)
-    return (*bases, other.Callback) if hasattr(other, "Callback") else bases
+    return bases if other is None else (*bases, other.Callback)
 
 
 def namespace_of(instance: Any) -> ModuleType:
@@ -34,6 +34,4 @@ def namespace_of(instance: Any) -> ModuleType:
         The module ``pytorch_lightning`` or ``lightning.pytorch``; both hold Trainer, Callback, callbacks, loggers.
     """
     roots = {base.__module__.partition(".")[0] for base in type(instance).__mro__}
-    return importlib.import_module(
-        "pytorch_lightning" if "pytorch_lightning" in roots else "lightning.pytorch"
-    )
+    return importlib.import_module("pytorch_lightning" if "pytorch_lightning" in roots else "lightning.pytorch")

@@ -55,8 +55,10 @@ class Tally:
 
     @property
     def frequencies(self) -> Array:
-        """Softmax: the share of each class ``[C]``; sigmoid: the base rates ``[K]``. In (0, 1): one more example is
-        counted, spread evenly, so that a class never seen is rare and not impossible.
+        """Softmax: the share of each class ``[C]``; sigmoid: the base rates ``[K]``.
+
+        Always inside (0, 1): one more example is counted, spread evenly, so that a class never seen is rare and not
+        impossible.
         """
         if self.kind == "softmax":
             share = self.sums / self.sums.sum()
@@ -193,9 +195,7 @@ def tally_of(view: View, call: LossCall, batch: Any, outputs: int) -> Tally:
     """
     path = next((path for path, leaf in leaves(batch) if _is_target(leaf, call)), None)
     if path is None:
-        return tally(
-            call, call.target, outputs, "the first batch, since training_step makes its targets itself"
-        )
+        return tally(call, call.target, outputs, "the first batch, since training_step makes its targets itself")
     loader, inner = _loader_of(view.trainer.train_dataloader, path)
     known = _counted.setdefault(loader, {}) if isinstance(loader, DataLoader) else {}
     key = (inner, call.name, outputs, str(call.arguments.get("weight")), str(call.arguments.get("pos_weight")),
@@ -221,9 +221,7 @@ def _all_labels(loader: Any, path: tuple[Any, ...], call: LossCall, outputs: int
 
 def _first_examples(view: View, path: tuple[Any, ...], call: LossCall, outputs: int) -> Tally:
     per_batch = max(1, len(call.target) if call.target.dim() else 1)
-    read = view.batches(
-        max(1, EXAMPLES_READ // per_batch), lambda batch: _as_target(leaf_at(batch, path), call)
-    )
+    read = view.batches(max(1, EXAMPLES_READ // per_batch), lambda batch: _as_target(leaf_at(batch, path), call))
     targets = torch.cat([target for target in read if target is not None])
     return tally(call, targets, outputs, f"the first {len(targets)} training targets")
 
@@ -257,8 +255,4 @@ def _is_target(leaf: Tensor, call: LossCall) -> bool:
     if leaf.numel() == 0:
         return False
     target = _as_target(leaf, call)
-    return (
-        target is not None
-        and target.shape == call.target.shape
-        and torch.equal(target, call.target.detach().cpu())
-    )
+    return target is not None and target.shape == call.target.shape and torch.equal(target, call.target.detach().cpu())

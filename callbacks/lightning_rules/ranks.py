@@ -19,9 +19,7 @@ def gather(trainer: Any, value: T) -> list[T]:
         trainer: The run's Trainer.
         value: Anything that pickles; small, on the host.
     """
-    if trainer.world_size == 1 or not (
-        torch.distributed.is_available() and torch.distributed.is_initialized()
-    ):
+    if trainer.world_size == 1 or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)

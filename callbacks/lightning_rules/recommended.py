@@ -30,9 +30,7 @@ def recommended(ignore: Mapping[str, str] | None = None) -> list[Rule]:
     names = [rule.name for rule in RECOMMENDED]
     for name, reason in ignore.items():
         if name not in names:
-            raise ValueError(
-                f"Cannot ignore the rule {name!r}: the recommended rules are {', '.join(names)}."
-            )
+            raise ValueError(f"Cannot ignore the rule {name!r}: the recommended rules are {', '.join(names)}.")
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"Expected a reason for ignoring {name!r}, one sentence, but got {reason!r}.")
     return [Ignored(rule.name, ignore[rule.name]) if rule.name in ignore else rule() for rule in RECOMMENDED]

@@ -24,9 +24,7 @@ STYLES = {Severity.OK: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow
 
 
 log = logging.getLogger("lightning_rules")
-if (
-    not logging.root.hasHandlers()
-):  # as Lightning does: heard where the program has set up no logging of its own
+if not logging.root.hasHandlers():  # as Lightning does: heard where the program has set up no logging of its own
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -104,9 +102,7 @@ def read_findings(path: Path) -> list[Finding]:
         try:
             findings.append(Finding.from_dict(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"Line {number} of {path} is not a finding: {line[:80]!r}; was it edited?"
-            ) from error
+            raise ValueError(f"Line {number} of {path} is not a finding: {line[:80]!r}; was it edited?") from error
     return findings
 
 
@@ -114,9 +110,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption."""
     findings = worst_first(findings)
     counts = Counter(finding.severity for finding in findings)
-    caption = ", ".join(
-        f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity]
-    )
+    caption = ", ".join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
     table = Table(
         title="lightning-rules",
         caption=caption,

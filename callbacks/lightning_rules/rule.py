@@ -111,7 +111,8 @@ class Rule(Callback, ABC):
     def _record(self, trainer: Any, findings: Iterable[Finding]) -> list[Finding]:
         findings = [replace(finding, step=trainer.global_step) for finding in findings]
         said = {(finding.severity, finding.message) for finding in self.findings}
-        fresh = [finding for finding in findings if (finding.severity, finding.message) not in said]
+        new = {(finding.severity, finding.message): finding for finding in findings}
+        fresh = [finding for key, finding in new.items() if key not in said]
         self.findings += fresh
         if trainer.is_global_zero and fresh:
             record.announce(fresh, loud=self.kind == "enforce")

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -30,6 +30,8 @@ OF_TORCH = {"_parameters", "_buffers", "_modules"}
 def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> Iterator[None]:
     """Put back random number generators and, if given, the module, when the block ends, however it ends.
 
+    Lightning's ``isolate_rng`` puts nothing back when the block raises (2.6.6), and a probe of unknown code may raise.
+
     Memory: one more copy of the module's parameters and buffers, on their device, while the block runs.
 
     Args:
@@ -37,15 +39,21 @@ def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> It
         owners_of_generators: Data sets, samplers, loaders whose own generators are put back too.
     """
     generators = [(generator, _state(generator)) for generator in find_generators(*owners_of_generators)]
-    with isolate_rng():
-        saved = _Saved(module) if module is not None else None
-        try:
-            yield
-        finally:
-            if saved is not None:
-                saved.put_back()
-            for generator, state in generators:
-                _set_state(generator, state)
+    shared = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    saved = _Saved(module) if module is not None else None
+    try:
+        yield
+    finally:
+        if saved is not None:
+            saved.put_back()
+        for generator, state in generators:
+            _set_state(generator, state)
+        random.setstate(shared[0])
+        np.random.set_state(shared[1])
+        torch.set_rng_state(shared[2])
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
 
 
 class _Saved:
@@ -58,9 +66,7 @@ class _Saved:
         self.gradients = [
             (parameter, parameter.grad, parameter.requires_grad) for parameter in _parameters(self.modules)
         ]
-        self.attributes = [
-            {k: _keep(v) for k, v in vars(part).items() if k not in OF_TORCH} for part in self.modules
-        ]
+        self.attributes = [{k: _keep(v) for k, v in vars(part).items() if k not in OF_TORCH} for part in self.modules]
         for parameter, _, _ in self.gradients:
             parameter.grad = None
 
@@ -85,13 +91,7 @@ def _modules_of(module: nn.Module) -> list[nn.Module]:
     found = dict.fromkeys(module.modules())
     for part in list(found):
         for value in vars(part).values():
-            inside = (
-                value.values()
-                if isinstance(value, dict)
-                else value
-                if isinstance(value, (list, tuple))
-                else ()
-            )
+            inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
             for item in inside:
                 if isinstance(item, nn.Module):
                     found.update(dict.fromkeys(item.modules()))
@@ -106,8 +106,7 @@ def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
     buffers = [buffer for part in modules for buffer in part._buffers.values() if buffer is not None]
     plain = [value for part in modules for value in vars(part).values() if isinstance(value, Tensor)]
     tensors: list[Tensor] = [*_parameters(modules), *buffers, *plain]
-    unready = torch.nn.parameter.UninitializedTensorMixin
-    return [tensor for tensor in dict.fromkeys(tensors) if not isinstance(tensor, unready)]
+    return [tensor for tensor in dict.fromkeys(tensors) if not is_lazy(tensor)]
 
 
 def _keep(value: Any) -> tuple[Any, Any]:
@@ -138,9 +137,7 @@ def find_generators(*owners: Any, depth: int = 6) -> list[Any]:
     for _ in range(depth):
         below: list[Any] = []
         for value in level:
-            if id(value) in seen or isinstance(
-                value, (Tensor, np.ndarray, str, bytes, int, float, type(None), type)
-            ):
+            if id(value) in seen or isinstance(value, (Tensor, np.ndarray, str, bytes, int, float, type(None), type)):
                 continue
             seen[id(value)] = value
             if isinstance(value, GENERATORS):

@@ -106,15 +106,15 @@ class View:
     def _refuse_what_cannot_be_run(self) -> None:
         strategy = type(self.trainer.strategy).__name__
         if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise NotApplicable(
-                f"{strategy} shards the parameters, and a probe outside its wrapper sees only a part."
-            )
+            raise NotApplicable(f"{strategy} shards the parameters, and a probe outside its wrapper sees only a part.")
         if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
             raise NotApplicable("training_step draws its batches from the loader's iterator itself.")
 
 
 def _behind(losses: list[Tensor | None], calls: list[LossCall]) -> list[LossCall]:
-    """The calls that the losses depend on."""
+    """The calls that the losses depend on; all of them where no loss is known."""
+    if not any(isinstance(loss, Tensor) for loss in losses):
+        return calls
     level = [loss.grad_fn for loss in losses if loss is not None and loss.grad_fn is not None]
     seen = set(level)
     while level:

@@ -126,7 +126,7 @@ def see_heads(trainer: Any, pl_module: Any) -> list[HeadSeen]:
     if trainer.global_step > 0 or trainer.ckpt_path:
         raise NotApplicable("the run is resumed, and its last layer goes on from where it was.")
     view = View(trainer, pl_module)
-    batch = view.batches(1)[0]
+    batch: Any = view.batches(1)[0]
     with view.step(batch) as step:
         if not step.calls:
             raise NotApplicable(

@@ -19,9 +19,7 @@ from lightning_rules.view import Step, View
 NAME = "loss-at-init"
 BATCHES = 4
 TOLERANCE = 0.25  # of the expected loss; two-sided, no alarm on 30 healthy configurations
-FRESH_LOGITS = (
-    0.25  # nats that a default initialisation of the last layer adds: half the variance of its logits
-)
+FRESH_LOGITS = 0.25  # nats that a default initialisation of the last layer adds: half the variance of its logits
 FRESH_VALUES = 1.0  # of the targets' variance: what a fresh regression output may add
 NOISE = 3.0  # standard errors
 SCALED_AWAY = 0.01  # a returned loss this small a part of what the loss function gave
@@ -116,15 +114,14 @@ def see_losses(trainer: Any, pl_module: Any) -> dict[tuple[int, str, Kind], Loss
         raise NotApplicable("the run is resumed, and its loss does not start here.")
     view = View(trainer, pl_module)
     seen: dict[tuple[int, str, Kind], LossSeen] = {}
-    for batch in view.batches(BATCHES):
+    batches: list[Any] = view.batches(BATCHES)
+    for batch in batches:
         with view.step(batch) as step:
             for place, call in enumerate(step.calls):
                 key = (place, call.name, call.kind)
                 seen[key] = seen.get(key, LossSeen()) + see_loss(view, step, call, batch)
     if not seen:
-        raise NotApplicable(
-            "training_step calls none of torch's loss functions whose value at the start is known."
-        )
+        raise NotApplicable("training_step calls none of torch's loss functions whose value at the start is known.")
     return seen
 
 
@@ -228,9 +225,7 @@ def judge_start(name: str, kind: Kind, seen: LossSeen) -> Finding:
             "Normalise the inputs, and scale the last layer's initial weights down: its outputs start too large.",
         )
     if loss < prior - slack:
-        return finding(
-            Severity.INFO, f"{expected}: the network knows something already, as after pretraining."
-        )
+        return finding(Severity.INFO, f"{expected}: the network knows something already, as after pretraining.")
     if loss > prior + slack + fresh and zero > prior + slack:
         advice = "LastLayerBiasInit sets the bias from the labels and saves the steps that only learn it."
         return finding(Severity.INFO, f"{expected}: the network has not been told the prior.", advice)

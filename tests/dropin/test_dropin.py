@@ -1,0 +1,98 @@
+"""`Trainer(callbacks=[*recommended()])` on code that never heard of us: no crash, no alarm, no trace."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+
+from lightning_rules import LossAtInit, Rule, Severity, recommended
+
+sys.path.insert(0, str(Path(__file__).parent))
+from programs import PROGRAMS
+
+NAMESPACES = [lightning.pytorch, pytorch_lightning]
+
+
+def fit(L: Any, program: Any, callbacks: list[Any]) -> tuple[Any, Any]:
+    L.seed_everything(7, verbose=False)
+    module, data, options = program(L)
+    options = {"max_epochs": 2, "logger": False, **options}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        **options,
+    )
+    trainer.fit(module, data)
+    return module, trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("L", NAMESPACES, ids=lambda L: L.__name__)
+def test_recommended_rules_run_and_stay_quiet(L: Any, program: Any) -> None:
+    rules = recommended()
+    _, trainer = fit(L, program, rules)
+    assert trainer.state.finished
+    assert trainer.global_step > 0 or program.__name__ == "sometimes_none"
+    assert all(rule.findings for rule in rules), "each rule says something, be it that it does not apply"
+    assert [finding for rule in rules for finding in rule.findings if finding.severity >= Severity.WARNING] == []
+    assert (Path(trainer.log_dir) / "rules" / "findings.jsonl").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_a_check_leaves_no_trace(program: Any) -> None:
+    ends = []
+    for callbacks in ([], [LossAtInit()]):
+        module, trainer = fit(lightning.pytorch, program, callbacks)
+        draws = (torch.rand(()).item(), np.random.rand(), random.random())
+        ends.append((module.state_dict(), trainer.optimizers[0].state_dict(), draws, trainer.callback_metrics))
+    (weights, optimizer, draws, metrics), (weights_, optimizer_, draws_, metrics_) = ends
+    torch.testing.assert_close(weights, weights_, rtol=0, atol=0)
+    torch.testing.assert_close(optimizer, optimizer_, rtol=0, atol=0)
+    assert draws == draws_
+    torch.testing.assert_close(metrics, metrics_, rtol=0, atol=0)
+
+
+def what_was_said(program: Any) -> dict[str, list[str]]:
+    rules: list[Rule] = recommended()
+    fit(lightning.pytorch, program, list(rules))
+    return {rule.name: [finding.message for finding in rule.findings] for rule in rules}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "bias", "loss"),
+    [
+        ("plain", "Set the bias of `net.4` to the log prior of 10 classes", "cross_entropy starts at"),
+        ("transformer", "Set the bias of `model.decoder` to the log prior of 50 classes", "nll_loss starts at"),
+        ("two_optimizers", "it feeds several losses", "binary_cross_entropy_with_logits starts at"),
+        ("direct_backward", "Set the bias of `net.4`", "cross_entropy starts at"),
+        ("autoencoder", "Set the bias of `net.2` to the mean of the targets", "mse_loss starts at"),
+        ("iterable", "from the first 320 training targets", "cross_entropy starts at"),
+        ("one_shot", "OneShot) can be read only once", "OneShot) can be read only once"),
+        ("several_loaders", "the first batch, since training_step makes its targets itself", "starts at"),
+        ("views_without_labels", "no single layer makes what cross_entropy is given", "starts at"),
+        ("state_from_hooks", "margin", "margin"),
+        ("loader_iterator", "draws its batches", "draws its batches"),
+        ("own_loss", "calls none of torch's loss functions", "calls none of torch's loss functions"),
+        ("float64", "from all 320 training labels", "starts at"),
+    ],
+)
+def test_what_is_said(name: str, bias: str, loss: str) -> None:
+    program = next(program for program in PROGRAMS if program.__name__ == name)
+    said = what_was_said(program)
+    assert bias in said["last-layer-bias-init"][0]
+    assert loss in said["loss-at-init"][0]
+    assert all(len(messages) == len(set(messages)) for messages in said.values()), "said once"
