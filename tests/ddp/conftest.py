@@ -1,0 +1,44 @@
+"""Two real processes over gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., None]:
+    """Run a script once a rank, at the same time; all must end well within the time limit."""
+
+    def run(script: Path, *arguments: str, ranks: int = 2, timeout: float = 240) -> None:
+        shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+        shared |= {"WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+        command = [sys.executable, str(script), *arguments]
+        if ranks == 1:
+            shared.pop("WORLD_SIZE")
+            environments = [shared]
+        else:
+            environments = [{**shared, "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started = [subprocess.Popen(command, env=environment, **pipe) for environment in environments]
+        try:
+            outputs = [process.communicate(timeout=timeout)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        for process, output in zip(started, outputs, strict=True):
+            assert process.returncode == 0, output[-4000:]
+
+    return run

@@ -1,0 +1,82 @@
+"""Two ranks find and do what one process finds and does at the same global batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Results = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
+) -> tuple[Results, Results, Results]:
+    """What one process saw, and what each of two ranks saw."""
+    folder = tmp_path_factory.mktemp("ddp")
+    script = Path(__file__).with_name("core_scenarios.py")
+    run_ranks(script, str(folder / "one"), ranks=1)
+    run_ranks(script, str(folder / "two"), ranks=2)
+    names = ("one/1-0", "two/2-0", "two/2-1")
+    one, first, second = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    first["file"] = (folder / "two/map_style/rules/findings.jsonl").read_text()
+    return one, first, second
+
+
+def test_ranks_agree(results: Any) -> None:
+    _, first, second = results
+    for scenario in (first.keys() & second.keys()) - {"trace"}:  # running statistics of batch norm are local
+        assert first[scenario] == second[scenario], scenario
+
+
+@pytest.mark.parametrize("scenario", ["bias_from_column", "bias_from_shards", "bias_without_column"])
+def test_same_bias_as_in_one_process(results: Any, scenario: str) -> None:
+    one, first, _ = results
+    assert first[scenario]["bias"] == pytest.approx(one[scenario]["bias"], abs=1e-6)
+    assert first[scenario]["bias"][3] - first[scenario]["bias"][0] == pytest.approx(1.946, abs=0.02)  # ln(70% / 10%)
+
+
+def test_the_weighted_sampler_counts_inside_lightnings_wrapper(results: Any) -> None:
+    one, first, _ = results
+    assert first["bias_with_weighted_sampler"]["bias"] == pytest.approx([-1.386] * 4, abs=0.01)  # ln(1 / 4)
+    assert one["bias_with_weighted_sampler"]["bias"] == pytest.approx([-1.386] * 4, abs=0.01)
+    assert "weighed by the sampler" in first["bias_with_weighted_sampler"]["said"][0][2]
+
+
+def test_same_judgement_as_in_one_process(results: Any) -> None:
+    one, first, _ = results
+    severity, rule, _, evidence = one["map_style"]["said"][1]
+    severity_, rule_, _, evidence_ = first["map_style"]["said"][1]
+    assert (severity, rule) == (severity_, rule_) == ("ok", "loss-at-init")
+    assert evidence["examples"] == evidence_["examples"] == 128
+    assert evidence_["prior_loss"] == pytest.approx(evidence["prior_loss"], rel=0.2)
+
+
+def test_no_trace_on_any_rank(results: Any) -> None:
+    for run in results:
+        assert run["trace"]["with"] == run["trace"]["without"]
+
+
+def test_a_probe_that_fails_on_one_rank_stops_no_run(results: Any) -> None:
+    _, first, second = results
+    for run in (first, second):
+        assert run["probe_fails_on_rank_1"]["steps"] == 20
+        messages = [message for _, _, message, _ in run["probe_fails_on_rank_1"]["said"]]
+        assert len(messages) == 2
+        assert all("KeyError" in message for message in messages)
+
+
+def test_an_error_raises_on_all_ranks(results: Any) -> None:
+    _, first, second = results
+    assert first["error_raises_everywhere"]["raised"] == "always-wrong: Rank 1 is wrong."
+    assert second["error_raises_everywhere"]["raised"] == "always-wrong: Rank 1 is wrong."
+
+
+def test_findings_are_written_once(results: Any) -> None:
+    _, first, _ = results
+    rules = [json.loads(line)["rule"] for line in first["file"].splitlines()]
+    assert rules == ["last-layer-bias-init", "loss-at-init"]
