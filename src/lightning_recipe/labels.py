@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 
+def check_num_classes(num_classes: int) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ValueError: If there are fewer than 2 classes.
+    """
+    if num_classes < 2:
+        raise ValueError(
+            f"num_classes={num_classes} was given, but a classifier tells at least 2 classes apart: count them."
+        )
+
+
 def check_labels(labels: Tensor, num_classes: int, *, known: str = "the batch") -> None:
     """Check that class labels are integers in `0 .. num_classes - 1`.
 

@@ -44,8 +44,6 @@ def create_backbone(
         ConnectionError: If pretrained weights are neither cached nor to be had within 15 s.
     """
     check_name(name)
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes} was given, but a classifier has at least 2: count them.")
     if pretrained and weights is not None:
         raise ValueError(
             f"Both pretrained: true and weights: {weights} were given, but weights come from one place: "

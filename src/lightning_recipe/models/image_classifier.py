@@ -4,19 +4,18 @@ from typing import Any
 
 import lightning as L
 import torch.nn.functional as F
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_recipe.labels import check_datamodule, check_labels
+from lightning_recipe.labels import check_datamodule, check_labels, check_num_classes
 from lightning_recipe.models.backbone import body_parameters, create_backbone, hold_still
 from lightning_recipe.models.checkpoints import check_checkpoint
 from lightning_recipe.models.optimisers import (
-    Scheduler,
     check_names,
     create_optimizer,
     parameter_groups,
-    step_scheduler,
     with_scheduler,
 )
 
@@ -44,7 +43,7 @@ class ImageClassifier(L.LightningModule):
         lr: Learning rate, above 0; 3e-4 is the first baseline for Adam (Karpathy 2019).
         weight_decay: The one weight decay; biases and norms have none.
         optimizer_options: Further arguments of the optimiser, such as betas.
-        scheduler: cosine, tanh, poly, step, multistep, wsd, rsqrt or plateau; null is a constant rate.
+        scheduler: cosine, tanh, poly, step, multistep, wsd or rsqrt; null is a constant rate.
         warmup_epochs: Length of a linear warm-up from 0, in epochs; may be a fraction.
         scheduler_options: Further arguments of timm's `create_scheduler_v2`, such as decay_epochs.
 
@@ -76,6 +75,7 @@ class ImageClassifier(L.LightningModule):
         scheduler_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_num_classes(num_classes)
         check_names(optimizer, scheduler)
         self.save_hyperparameters()
         self.num_classes = num_classes
@@ -171,8 +171,8 @@ class ImageClassifier(L.LightningModule):
         )
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any | None) -> None:  # type: ignore[override]
-        """Advance timm's scheduler, which counts steps itself instead of being called once for each."""
-        step_scheduler(scheduler, self.trainer, metric)
+        """Advance timm's scheduler, which is told how many steps are done."""
+        scheduler.step_update(self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint stand alone: loading it needs neither the hub nor the file it started from."""

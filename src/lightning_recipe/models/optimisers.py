@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
@@ -11,23 +11,7 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import nn
 from torch.optim import Optimizer
 
-SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "plateau")
-
-
-class Scheduler(Protocol):
-    """The part of timm's schedulers that a training loop calls; their state is restored on resume."""
-
-    def step(self, epoch: int, metric: float | None = None) -> None:
-        """Set the rates for the epoch that comes next."""
-
-    def step_update(self, num_updates: int, metric: float | None = None) -> None:
-        """Set the rates for the update that comes next."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything but the optimiser."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt")
 
 
 def check_names(optimizer: str, scheduler: str | None) -> None:
@@ -139,8 +123,8 @@ def with_scheduler(
 ) -> dict[str, Any]:
     """Return what `configure_optimizers` returns: the optimiser, with timm's schedule if there is one.
 
-    Schedules advance with every optimiser step and end with the run, whose length the trainer knows;
-    "plateau" advances with every epoch and watches `val/accuracy`. Warm-up is linear from 0.
+    Schedules advance with every optimiser step and end with the run, whose length the trainer knows. Warm-up
+    is linear from 0. (timm's plateau scheduler is deprecated and loses its state on resume: not offered.)
 
     Args:
         optimizer: The optimiser to schedule.
@@ -162,34 +146,16 @@ def with_scheduler(
             "sized data set nor max_steps: set one of them, or scheduler: null."
         )
     per_epoch = max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
-    by_epoch = name == "plateau"
     settings: dict[str, Any] = {"warmup_lr": 0.0, "warmup_epochs": warmup_epochs, **(options or {})}
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=name or "step",
             num_epochs=total / per_epoch,  # type: ignore[arg-type]  # a fraction will do
-            step_on_epochs=by_epoch,
+            step_on_epochs=False,
             updates_per_epoch=per_epoch,
             **(settings if name else {**settings, "decay_rate": 1.0}),
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"scheduler_options={options} do not suit scheduler={name!r}: {error}.") from error
-    config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch" if by_epoch else "step"}
-    if by_epoch:
-        config |= {"reduce_on_plateau": True, "monitor": "val/accuracy"}
-    return {"optimizer": optimizer, "lr_scheduler": config}
-
-
-def step_scheduler(scheduler: Scheduler, trainer: L.Trainer, metric: Any | None) -> None:
-    """Advance a timm scheduler: call it from the module's `lr_scheduler_step`.
-
-    Args:
-        scheduler: As created by [`with_scheduler`][].
-        trainer: Counts the optimiser steps and the epochs.
-        metric: The monitored value for "plateau", None for all others.
-    """
-    if metric is None:
-        scheduler.step_update(trainer.global_step)
-    else:
-        scheduler.step(trainer.current_epoch + 1, float(metric))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
