@@ -9,7 +9,6 @@ Works for any project: model and data are whatever `class_path` the YAML names. 
 """
 
 import importlib
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_recipe import errors, preconditions, summary
+from lightning_recipe import errors, noise, preconditions, summary
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
 # Imported before parsing, so that their classes have short names (`class_path: ImageClassifier`).
@@ -34,7 +33,7 @@ class RecipeCLI(LightningCLI):
     Model and data are given by `class_path`; several `--config` are laid over each other, the last wins.
     Beyond LightningCLI:
 
-    * `fit` adds `lightning_rules.recommended()` to the callbacks (`--rules none` leaves them out,
+    * `lightning_rules.recommended()` are added to the callbacks (`--rules none` leaves them out,
       `ignore_rules: {loss-at-init: "reason"}` ignores some). A rule that the config lists itself is not
       added again.
     * `--test_after_fit true` tests the best checkpoint when training has ended and prints a summary.
@@ -71,7 +70,7 @@ class RecipeCLI(LightningCLI):
             "--rules",
             type=Literal["recommended", "none"],
             default="recommended",
-            help="Which rules fit adds to the callbacks of the config.",
+            help="Which rules are added to the callbacks of the config.",
         )
         parser.add_argument(
             "--ignore_rules",
@@ -102,9 +101,12 @@ class RecipeCLI(LightningCLI):
         preconditions.check_logger_packages(one.class_path for one in loggers if hasattr(one, "class_path"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with the callbacks of the config, the rules (for fit) and the run's record."""
+        """Build the trainer with the callbacks of the config, the rules and the run's record.
+
+        The rules are there for every subcommand: a checkpoint of a run with them holds their state.
+        """
         callbacks = _as_list(self._get(self.config_init, "trainer").get("callbacks"))
-        if self.subcommand == "fit" and self._option("rules") == "recommended":
+        if self._option("rules") == "recommended":
             callbacks = [*callbacks, *self._rules(callbacks)]
         return super().instantiate_trainer(**{"callbacks": [*callbacks, self.record], **kwargs})
 
@@ -147,15 +149,14 @@ class RecipeCLI(LightningCLI):
         """
         if not self._option("test_after_fit") or self._option("trainer").get("fast_dev_run"):
             return
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        best, checkpoint = self._best_checkpoint()
         log_dir = self.trainer.log_dir  # a broadcast: every rank asks, while there are others to answer
         trained = self._trained()
         tester = self._tester()
         if tester is None:
             return
-        results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
-        checkpoint = summary.shown_path(best) if best else "none kept: the final weights were tested"
-        rows = [*self._test_rows(results), ("Training", trained), ("Best checkpoint", checkpoint)]
+        results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        rows = [*self._test_rows(results), ("Training", trained), ("Checkpoint", checkpoint)]
         print("\n" + summary.table([*rows, *summary.path_rows(log_dir)]))
 
     def after_test(self) -> None:
@@ -171,12 +172,21 @@ class RecipeCLI(LightningCLI):
             rows.append(("Baseline", summary.majority_line(self.datamodule)))
         return rows
 
+    def _best_checkpoint(self) -> tuple[str | None, str]:
+        """The path of the best checkpoint, if one was kept, and what the summary says about it."""
+        keeper = self.trainer.checkpoint_callback
+        path, score = getattr(keeper, "best_model_path", ""), getattr(keeper, "best_model_score", None)
+        if not path:
+            return None, "none was kept: the weights at the end of training were tested"
+        shown = summary.shown_path(path)
+        monitor = getattr(keeper, "monitor", None)
+        return path, f"{shown} (best {monitor}: {float(score):.4g})" if monitor and score is not None else shown
+
     def _trained(self) -> str:
         """How long training took, in time, epochs, steps and processes."""
-        trainer = self.trainer
-        processes = f"{trainer.world_size} process{'es' if trainer.world_size > 1 else ''}"
-        time = summary.duration(self.record.train_seconds)
-        return f"{time}, {trainer.current_epoch} epochs, {trainer.global_step} steps, {processes}"
+        trainer, time = self.trainer, summary.duration(self.record.train_seconds)
+        counts = [(trainer.current_epoch, "epoch"), (trainer.global_step, "step"), (trainer.world_size, "process")]
+        return ", ".join([time, *(summary.count(number, noun) for number, noun in counts)])
 
     def _tester(self) -> Trainer | None:
         """This trainer, or on rank 0 of several a new one on one device; None where nothing is to be done."""
@@ -218,7 +228,7 @@ def main(args: ArgsType = None) -> RecipeCLI:
     Raises:
         SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    noise.silence()
     try:
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:
@@ -226,11 +236,6 @@ def main(args: ArgsType = None) -> RecipeCLI:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning logs `Tip: ... try installing [litlogger]` with no way to turn it off; all else passes."""
-    return "💡 Tip: For seamless cloud" not in record.getMessage()
 
 
 def _as_list(value: Any) -> list[Any]:

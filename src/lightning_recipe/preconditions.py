@@ -40,9 +40,7 @@ def check_devices(accelerator: Any, devices: Any) -> None:
         return
     if wanted < 1:
         every = "" if kind == "CPU" else ", -1 for all of them"
-        raise MisconfigurationException(
-            f"{given}: expected at least 1 device; use --trainer.devices 1{every}."
-        )
+        raise MisconfigurationException(f"{given}: expected at least 1 device; use --trainer.devices 1{every}.")
     if kind != "CPU" and wanted > present:
         raise MisconfigurationException(
             f"{given}: {wanted} would be needed, and this machine has {present}; "
@@ -66,11 +64,7 @@ def _count(devices: Any) -> int | None:
     if isinstance(devices, str) and "," in devices:
         devices = [part.strip() for part in devices.split(",") if part.strip()]
     try:
-        return (
-            max((int(index) + 1 for index in devices), default=0)
-            if isinstance(devices, list)
-            else int(devices)
-        )
+        return max((int(index) + 1 for index in devices), default=0) if isinstance(devices, list) else int(devices)
     except (TypeError, ValueError):
         return None
 

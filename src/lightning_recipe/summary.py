@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 
 ACCURACY = "test/accuracy"
-LOSS = "test/loss"
 
 
 class RunRecord(Callback):
@@ -125,7 +124,10 @@ def majority_line(data: object) -> str:
     labels = getattr(data, "labels", None)
     if not callable(labels):
         return f"unknown: {type(data).__name__} has no method labels(split)"
-    train, test = (np.asarray(labels(split)).ravel() for split in ("train", "test"))
+    try:
+        train, test = (np.asarray(labels(split)).ravel() for split in ("train", "test"))
+    except Exception as error:  # anybody's code, and no reason to lose the rest of the summary
+        return f"unknown: {type(data).__name__}.labels(split) raised {type(error).__name__}: {error}"
     if not len(train) or not len(test):
         return "unknown: the training or the test split has no labels"
     values, counts = np.unique(train, return_counts=True)
@@ -152,6 +154,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: `1 epoch`, `2 processes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
