@@ -4,8 +4,9 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-import lightning_rules
 import pytest
+
+import lightning_rules
 from lightning_rules import Rule
 from lightning_rules.catalogue import FAMILIES, family_of, rules_in, rules_of
 from lightning_rules.recommended import RECOMMENDED

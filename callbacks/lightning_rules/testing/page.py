@@ -59,7 +59,9 @@ def explains_each_argument(case: Case) -> None:
     explained = page_of(case.rule).arguments
     taken = list(inspect.signature(case.rule).parameters)
     for name in taken:
-        case.expect(explained.get(name), f"`Args` says nothing about `{name}`; add a line `{name}: what it means.`")
+        case.expect(
+            explained.get(name), f"`Args` says nothing about `{name}`; add a line such as `{name}: What it means`."
+        )
     for name in explained:
         case.expect(name in taken, f"`Args` explains `{name}`, which the constructor does not take; remove that line.")
 
