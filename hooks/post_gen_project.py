@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 SLUG = "{{ cookiecutter.project_slug }}"
-AUTHOR = json.loads(r"""{{ cookiecutter.author | toml_string }}""")
+AUTHOR = "{{ cookiecutter.author }}"
 NOTES = json.loads(r"""{{ cookiecutter | template_notes | tojson }}""")
 MADE_BY_CRUFT = "{{ cookiecutter._commit | default('') }}" != ""
 ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}

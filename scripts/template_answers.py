@@ -26,10 +26,11 @@ IMPORT_NAMES = {"sklearn", "PIL", "yaml", "git", "dateutil", "lightning_rules", 
 
 def usual(answers: Mapping[str, Any], question: str) -> str:
     """The default answer that goes with the task and the data chosen before."""
-    digits = answers["data"] == "digits"
-    if question == "backbone":
-        return "lstm" if answers["task"] == "sequence-classification" else "resnet18"
-    return {"num_classes": "10" if digits else "2", "image_size": "8" if digits else "224"}[question]
+    if answers["task"] == "sequence-classification":
+        return {"backbone": "lstm", "num_classes": "10", "image_size": "8"}[question]
+    if answers["data"] == "digits":
+        return {"backbone": "test_resnet", "num_classes": "10", "image_size": "32"}[question]
+    return {"backbone": "resnet18", "num_classes": "2", "image_size": "224"}[question]
 
 
 def check_answers(answers: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def requirement(answers: Mapping[str, Any]) -> str:
 def notes(answers: Mapping[str, Any]) -> list[str]:
     """What the person who made the project should know about its dependency and backbone, a sentence each."""
     said = []
-    where = requirement(answers).partition(" ")[2]
+    where = requirement(answers).partition("] ")[2].removeprefix("@ ")
     if "file://" in where:
         said.append(f"It depends on lightning-rules from this machine ({where}): others cannot install it.")
     if _git("status", "--porcelain", "--untracked-files=no"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -46,9 +45,4 @@ def _class_name(module: str) -> str:
     return name.title().replace("_", "") + ("DataModule" if folder == "data" else "")
 
 
-def toml_string(text: str) -> str:
-    """A quoted TOML string; JSON's escapes are TOML's."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-FILTERS = {"hand_over": hand_over, "own": own, "toml_string": toml_string}
+FILTERS = {"hand_over": hand_over, "own": own}

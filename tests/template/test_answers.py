@@ -111,9 +111,7 @@ def test_all_problems_at_once_and_no_traceback(command_line: Callable[..., str],
 
 def test_an_existing_folder_is_left_alone(command_line: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "my-project").mkdir()
-    said = command_line(
-        "--no-input", Path(__file__).parents[2], "task=sequence-classification", cwd=tmp_path, status=1
-    )
+    said = command_line("--no-input", Path(__file__).parents[2], "task=sequence-classification", cwd=tmp_path, status=1)
     assert 'my-project" directory already exists' in said
     assert list((tmp_path / "my-project").iterdir()) == []
 

@@ -78,14 +78,10 @@ def test_a_commit_that_is_on_a_remote(
     git = ("git", "-c", "user.name=Tester", "-c", "user.email=tester@example.org")
     run(*git, "commit", "--allow-empty", "--message", "Not pushed", cwd=repository)
     commit = run("git", "rev-parse", "HEAD", cwd=repository).strip()
-    assert (
-        dependency()["requirement"](ANSWERS) == f"lightning-rules[train] @ git+file://{repository}@{commit}"
-    )
+    assert dependency()["requirement"](ANSWERS) == f"lightning-rules[train] @ git+file://{repository}@{commit}"
 
 
-def test_what_others_could_not_install_is_said(
-    repository: Path, dependency: Callable[[], dict[str, Any]]
-) -> None:
+def test_what_others_could_not_install_is_said(repository: Path, dependency: Callable[[], dict[str, Any]]) -> None:
     (repository / "README.md").write_text("changed")
     local, dirty = dependency()["notes"](ANSWERS)
     assert "others cannot install it" in local
@@ -105,10 +101,7 @@ def test_without_git(
     web = {**ANSWERS, "_template": "https://joe:secret@example.org/rules.zip"}
     assert requirement(web) == "lightning-rules[train] @ https://example.org/rules.zip"
     (tmp_path / "rules.zip").touch()
-    assert (
-        requirement({**ANSWERS, "_template": "rules.zip"})
-        == f"lightning-rules[train] @ file://{tmp_path}/rules.zip"
-    )
+    assert requirement({**ANSWERS, "_template": "rules.zip"}) == f"lightning-rules[train] @ file://{tmp_path}/rules.zip"
     assert requirement({**ANSWERS, "_template": "short:rules.zip"}) == f"lightning-rules[train] =={version}"
 
 

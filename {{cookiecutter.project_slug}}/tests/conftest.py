@@ -1,0 +1,55 @@
+"""Shared by the tests: each runs in a folder of its own, without network."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own code
+
+import pytest
+{% if cookiecutter.data == 'image-folder' %}
+import torch
+from torchvision.io import write_png
+{% endif %}
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])  # LightningCLI warns of pytest's own arguments
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+{% if cookiecutter.data == 'image-folder' %}
+    """What makes a run small: images of two classes made here, no fetched weights, one CPU process."""
+    for brightness, name in ((0, "dark"), (150, "bright")):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            image = torch.randint(brightness, brightness + 100, (3, 32, 32), dtype=torch.uint8)
+            write_png(image, str(folder / f"{number}.png"))
+    data = ["--data.root", str(tmp_path / "images"), "--data.num_workers", "0", "--data.batch_size", "4"]
+    model = ["--model.num_classes", "2", "--model.pretrained", "false", "--data.normalise_for", "null"]
+    return [*data, *model, "--trainer.accelerator", "cpu"]
+{% elif cookiecutter.task == 'sequence-classification' %}
+    """What makes a run small: one CPU process."""
+    return ["--trainer.accelerator", "cpu"]
+{% else %}
+    """What makes a run small: no fetched weights, one CPU process."""
+    return ["--model.pretrained", "false", "--trainer.accelerator", "cpu"]
+{% endif %}
+
+
+@pytest.fixture
+def stage(options: list[str]):
+    """The arguments of a run, by the name of its stage."""
+
+    def arguments(name: str) -> list[str]:
+        files = [PROJECT / "configs" / "base.yaml", PROJECT / "configs" / f"{name}.yaml"]
+        return [*(word for file in files for word in ("--config", str(file))), *options]
+
+    return arguments
