@@ -9,6 +9,7 @@ Works for any project: model and data are whatever `class_path` the YAML names. 
 """
 
 import importlib
+import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from lightning_recipe import errors, noise, preconditions, summary
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
 # Imported before parsing, so that their classes have short names (`class_path: ImageClassifier`).
 _CLASSES = ("lightning_recipe.models", "lightning_recipe.data")
+# logs/version_0, logs/version_1, ... unless the config names a logger.
+_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs", "name": None}}
 
 
 class RecipeCLI(LightningCLI):
@@ -57,6 +60,7 @@ class RecipeCLI(LightningCLI):
         self.record = summary.RunRecord()
         super().__init__(
             seed_everything_default=42,
+            trainer_defaults={"logger": _LOGGER},
             # Optimisers belong to the model: `model.init_args.optimizer`.
             auto_configure_optimizers=False,
             parser_kwargs={name: {"usage": _USAGE} for name in self.subcommands()},
@@ -92,6 +96,22 @@ class RecipeCLI(LightningCLI):
             for module in _CLASSES:
                 importlib.import_module(module)
         super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's settings from the checkpoint, as LightningCLI does, if the file is one.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        try:
+            super()._parse_ckpt_path()
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            path = self.config[self.config["subcommand"]]["ckpt_path"]
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"--ckpt_path {path} cannot be read as a checkpoint ({reason}): "
+                "give a .ckpt file that a fit has written."
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Check devices and loggers as asked for, before anything is built on them."""

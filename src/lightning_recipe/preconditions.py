@@ -26,26 +26,39 @@ def check_devices(accelerator: Any, devices: Any) -> None:
     Raises:
         MisconfigurationException: If the accelerator is not available, or has not so many devices.
     """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        return
-    kind, present = _available(accelerator)
+    if accelerator in ("auto", "cpu", "gpu", "cuda", "mps"):
+        complaint = devices_complaint(accelerator, devices, *_available(accelerator))
+        if complaint:
+            raise MisconfigurationException(complaint)
+
+
+def devices_complaint(accelerator: str, devices: Any, kind: str, present: int) -> str | None:
+    """What is wrong with a number of devices, given what is there; None if nothing is.
+
+    Args:
+        accelerator: As in `check_devices`.
+        devices: As in `check_devices`.
+        kind: What the accelerator means on this machine: CPU (any number of processes) or GPU.
+        present: How many of that kind there are.
+    """
     given = f"--trainer.accelerator {accelerator} --trainer.devices {devices}"
     if not present:
-        raise MisconfigurationException(
+        return (
             f"{given}: this machine has no {kind} that torch can use; "
             "use --trainer.accelerator cpu, or auto for what there is."
         )
     wanted = _count(devices)
     if wanted is None or (wanted == -1 and kind != "CPU"):
-        return
+        return None
     if wanted < 1:
-        every = "" if kind == "CPU" else ", -1 for all of them"
-        raise MisconfigurationException(f"{given}: expected at least 1 device; use --trainer.devices 1{every}.")
+        every = "" if kind == "CPU" else ", or -1 for all of them"
+        return f"{given}: expected at least 1 device; use --trainer.devices 1{every}."
     if kind != "CPU" and wanted > present:
-        raise MisconfigurationException(
+        return (
             f"{given}: {wanted} would be needed, and this machine has {present}; "
             f"use --trainer.devices {present}{' or fewer' if present > 1 else ''}."
         )
+    return None
 
 
 def _available(accelerator: str) -> tuple[str, int]:
