@@ -80,7 +80,8 @@ class _Saved:
         for tensor, value in self.tensors:
             tensor.copy_(value)
         for parameter, gradient, requires_grad in self.gradients:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad = requires_grad
             parameter.grad = gradient
         for part, mode in zip(self.modules, self.modes, strict=True):
             part.training = mode

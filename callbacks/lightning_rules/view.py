@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_rules.batches import split_batch
 from lightning_rules.loaders import peek
@@ -86,7 +87,7 @@ class View:
             The loss and the calls that made it; their graphs end with the block.
 
         Raises:
-            NotApplicable: Parameters are sharded over ranks, or the step draws its batches itself.
+            NotApplicable: Parameters are sharded over ranks or not made yet, or the step draws its batches itself.
         """
         self._refuse_what_cannot_be_run()
         with (
@@ -107,6 +108,8 @@ class View:
         strategy = type(self.trainer.strategy).__name__
         if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
             raise NotApplicable(f"{strategy} shards the parameters, and a probe outside its wrapper sees only a part.")
+        if any(is_lazy(parameter) for parameter in self.module.parameters()):
+            raise NotApplicable("lazy layers get their parameters, and draw random numbers, at the first batch.")
         if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
             raise NotApplicable("training_step draws its batches from the loader's iterator itself.")
 

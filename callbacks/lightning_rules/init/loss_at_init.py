@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_rules.batches import leaves
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.losses import Kind, LossCall
 from lightning_rules.priors import constant_output, per_example, tally_of
@@ -23,6 +24,10 @@ FRESH_LOGITS = 0.25  # nats that a default initialisation of the last layer adds
 FRESH_VALUES = 1.0  # of the targets' variance: what a fresh regression output may add
 NOISE = 3.0  # standard errors
 SCALED_AWAY = 0.01  # a returned loss this small a part of what the loss function gave
+# Without a cause in sight, only this multiple of the expected loss is an alarm: some networks of good repute (timm's
+# EfficientNets with few classes) start 7 times too high, or 140 times in squared error, and train well.
+GROSS = {"softmax": 10.0, "sigmoid": 10.0, "mean": 300.0, "median": 17.0}
+UNNORMALISED = 8.0  # root mean square of the inputs; normalised ones are near 1
 CONSTANT = 1e-9  # targets whose prior's loss is below this share of their mean square do not vary
 
 
@@ -39,6 +44,7 @@ class LossSeen:
         returned: Sum over batches of the ratio of what the step returned to what the loss function gave.
         flat: Batches in which the returned loss has no gradient with respect to the network's output.
         batches: In how many batches ``returned`` and ``flat`` were looked at; 0 where the step sums several losses.
+        input_square: Sum over examples of the mean square of the inputs.
     """
 
     examples: float = 0.0
@@ -49,6 +55,7 @@ class LossSeen:
     returned: float = 0.0
     flat: float = 0.0
     batches: float = 0.0
+    input_square: float = 0.0
 
     def __add__(self, other: LossSeen) -> LossSeen:
         return LossSeen(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -67,12 +74,13 @@ class LossAtInit(Rule):
         targets, and compares the two example by example, so that the luck of the batch cancels. Then it compares
         what the step returned with what its loss function gave.
 
-    Fires when: The loss is above the larger of the prior's loss and the loss of an all-zero output by more than 25%
-        and three standard errors, plus 0.25 nats for classes or 100% for regression, which healthy default
-        initialisations reach (warning); the returned loss is the negative of the loss function (error), has no
-        gradient with respect to the output (error), or is less than 1% of the loss function (warning). A loss between
-        the prior's and that of zeros says that the bias was not set (information), one below the prior's that the
-        network was trained before (information).
+    Fires when: The loss is not finite (error). It is above both the prior's loss and that of an all-zero output by
+        more than 25%, three standard errors and what a healthy fresh last layer adds (0.25 nats for classes, the
+        variance of the targets for regression), and the inputs are not normalised (root mean square above 8), or it
+        is 10 times too high for classes, 300 times for squared error (warning; below that, for a person's eye).
+        The returned loss is the negative of the loss function (error), has no gradient with respect to the output
+        (error), or is less than 1% of the loss function (warning). A loss between the prior's and that of zeros says
+        that the bias was not set, one below the prior's that the network was trained before (information).
 
     Under DDP: Each rank probes its own batches, sums are added over ranks, and all ranks find the same. Sharded
         strategies (FSDP, DeepSpeed): does not apply.
@@ -135,9 +143,24 @@ def see_loss(view: View, step: Step, call: LossCall, batch: Any) -> LossSeen:
     loss = per_example(call, call.output)
     alone = len(step.calls) == 1 and view.module.automatic_optimization and call.value.dim() == 0
     returned, flat = _returned(step, call) if alone else (0.0, 0.0)
-    squared = float(((loss - prior) ** 2).sum())
-    return LossSeen(float(len(loss)), float(loss.sum()), float(prior.sum()), float(zero.sum()), squared,
-                    returned, flat, float(alone))  # fmt: skip
+    return LossSeen(
+        examples=float(len(loss)),
+        loss=float(loss.sum()),
+        prior=float(prior.sum()),
+        zero=float(zero.sum()),
+        excess_squared=float(((loss - prior) ** 2).sum()),
+        returned=returned,
+        flat=flat,
+        batches=float(alone),
+        input_square=_input_square(view, batch) * len(loss),
+    )
+
+
+def _input_square(view: View, batch: Any) -> float:
+    """The mean square of the inputs of a batch, the largest of its parts; 0 where none is a float."""
+    inputs, _ = view.split(batch)
+    floats = [part for _, part in leaves(inputs) if part.is_floating_point() and part.numel() > 0]
+    return max((float(part.double().square().mean()) for part in floats), default=0.0)
 
 
 def _nothing(call: LossCall, outputs: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -204,26 +227,27 @@ def judge_start(name: str, kind: Kind, seen: LossSeen) -> Finding:
     highest = max(prior, zero)
     fresh = FRESH_LOGITS if kind in ("softmax", "sigmoid") else FRESH_VALUES * prior
     ceiling = highest + TOLERANCE * highest + noise + fresh
-    evidence = {
-        "loss": loss,
-        "prior_loss": prior,
-        "zero_output_loss": zero,
-        "ceiling": ceiling,
-        "examples": n,
-    }
+    input_rms = (seen.input_square / n) ** 0.5
+    evidence = {"loss": loss, "prior_loss": prior, "zero_output_loss": zero, "examples": n, "input_rms": input_rms}
 
     def finding(severity: Severity, message: str, advice: str = "") -> Finding:
         return Finding(NAME, severity, f"{name} starts at {loss:.3g}; {message}", advice, evidence)
 
+    if not np.isfinite(loss):
+        advice = "Look for a logarithm of zero, a division by zero or non-finite inputs on the way to the loss."
+        return finding(Severity.ERROR, "a finite number was expected.", advice)
     if prior <= CONSTANT * max(1e-12, zero):
         return finding(Severity.INFO, "the targets do not vary, so that there is nothing to compare it with.")
     expected = f"the prior of the labels alone reaches {prior:.3g}"
-    if not loss <= ceiling:
-        return finding(
-            Severity.WARNING,
-            f"{expected}, an output of zeros {zero:.3g}, and up to {ceiling:.3g} is usual.",
-            "Normalise the inputs, and scale the last layer's initial weights down: its outputs start too large.",
-        )
+    if loss > ceiling and input_rms > UNNORMALISED:
+        message = f"{expected}, and the inputs have a root mean square of {input_rms:.3g} where about 1 is usual."
+        return finding(Severity.WARNING, message, "Normalise the inputs with statistics of the training set.")
+    if loss > GROSS[kind] * highest:
+        message = f"{expected}, an output of zeros {zero:.3g}."
+        return finding(Severity.WARNING, message, "Scale the initial weights down: the outputs start far too large.")
+    if loss > ceiling:
+        advice = "If the first steps are rough, scale the initial weights of the last layer down."
+        return finding(Severity.INFO, f"{expected}: the outputs start large.", advice)
     if loss < prior - slack:
         return finding(Severity.INFO, f"{expected}: the network knows something already, as after pretraining.")
     if loss > prior + slack + fresh and zero > prior + slack:
