@@ -25,7 +25,7 @@ from lightning_recipe import errors, noise, preconditions, summary
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
 # Imported before parsing, so that their classes have short names (`class_path: ImageClassifier`).
-_CLASSES = ("lightning_recipe.models", "lightning_recipe.data")
+_CLASSES = ("lightning_recipe.models", "lightning_recipe.data", "lightning_recipe.predictions", "lightning_rules")
 # logs/version_0, logs/version_1, ... unless the config names a logger.
 _LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs", "name": None}}
 

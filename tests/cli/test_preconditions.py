@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_recipe import preconditions
 from lightning_recipe.preconditions import check_devices, devices_complaint
@@ -48,7 +49,7 @@ def test_what_it_has_not_is(accelerator: str, devices: Any, kind: str, present: 
 def test_this_machine_is_looked_at() -> None:
     check_devices("auto", "auto")
     check_devices("tpu", 0)  # left to Lightning
-    with pytest.raises(ValueError, match="no GPU that torch can use"):
+    with pytest.raises(MisconfigurationException, match="no GPU that torch can use"):
         check_devices("gpu", 3)
 
 
