@@ -82,8 +82,8 @@ def test_log_prior(seen: Any) -> None:
     seen = seen()
     counted = tally(seen, seen.target, C, "a test")
     best = best_constant(seen, C).log_softmax(0)
-    # one more example is counted, spread evenly, so that an unseen class stays possible
-    np.testing.assert_allclose(counted.constant, best, atol=0.03)
+    seen_at_all = counted.sums > 0  # for a class never seen the loss has no finite minimum
+    np.testing.assert_allclose(counted.constant[seen_at_all], best[seen_at_all], atol=0.01)
     assert np.exp(counted.constant).sum() == pytest.approx(1.0)
 
 
@@ -97,7 +97,7 @@ def test_logits_of_base_rates(function: Any, positive_weight: Tensor | None) -> 
     else:
         seen = call(function, torch.zeros(N, 3, dtype=torch.float64), target, pos_weight=positive_weight)
     counted = tally(seen, target, 3, "a test")
-    np.testing.assert_allclose(counted.constant, best_constant(seen, 3), atol=0.03)
+    np.testing.assert_allclose(counted.constant, best_constant(seen, 3), atol=1e-4)
 
 
 @pytest.mark.parametrize("function", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss])

@@ -57,14 +57,15 @@ class Tally:
     def frequencies(self) -> Array:
         """Softmax: the share of each class ``[C]``; sigmoid: the base rates ``[K]``.
 
-        Always inside (0, 1): one more example is counted, spread evenly, so that a class never seen is rare and not
-        impossible.
+        Always inside (0, 1): what was never seen counts as if one more example had been spread evenly, so that it is
+        rare and not impossible.
         """
         if self.kind == "softmax":
             share = self.sums / self.sums.sum()
-            return np.asarray((share * self.examples + 1 / len(share)) / (self.examples + 1))
-        positives = self.sums[0] / np.maximum(self.sums.sum(axis=0), 1e-12)
-        return np.asarray((positives * self.examples + 0.5) / (self.examples + 1))
+            share = np.maximum(share, 1 / (len(share) * (self.examples + 1)))
+            return np.asarray(share / share.sum())
+        share = self.sums[0] / np.maximum(self.sums.sum(axis=0), 1e-12)
+        return np.clip(share, 0.5 / (self.examples + 1), 1 - 0.5 / (self.examples + 1))
 
     @property
     def constant(self) -> Array:

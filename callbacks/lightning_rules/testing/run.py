@@ -14,7 +14,7 @@ from lightning_rules.testing.copies import expect_copies, expect_state, same
 from lightning_rules.testing.demo import MODULES, fit
 
 # A sentence begins with a capital, a number, a quotation mark, or the name of a function: cross_entropy, `net.fc`.
-SENTENCE = re.compile(r"([A-Z0-9`'\"(−-]|[a-z]+_\w+|[a-z]\w*\().*\.", re.DOTALL)
+SENTENCE = re.compile(r"([A-Z0-9`'\"(−-]|[a-z]+_\w+|[a-z]\w*\().*\.")
 PLAIN = (bool, int, float, str, type(None))
 FAILED = "the measurement failed with"
 
