@@ -28,6 +28,7 @@ COMMANDS = {
     "import torch": ["-c", "import torch"],
     BASE: ["-c", "import lightning"],
     "import lightning_rules": ["-c", "import lightning_rules"],
+    "import lightning.pytorch.cli": ["-c", "import lightning.pytorch.cli"],
     "import lightning_recipe.cli": ["-c", "import lightning_recipe.cli"],
     HELP: [str(Path(__file__).parents[1] / "scripts" / "train.py"), "--help"],
 }
@@ -53,7 +54,10 @@ def in_turns(rounds: int) -> dict[str, tuple[float, float]]:
             result = measure(arguments)
             if turn:
                 seconds[name].append(result)
-    return {name: tuple(statistics.median(column) for column in zip(*rows)) for name, rows in seconds.items()}
+    return {
+        name: (statistics.median(cpu for cpu, _ in pairs), statistics.median(wall for _, wall in pairs))
+        for name, pairs in seconds.items()
+    }
 
 
 def heavy_imports(statement: str) -> str:
