@@ -20,7 +20,7 @@ FAILED = "the measurement failed with"
 
 
 def works_in_a_fit(case: Case) -> None:
-    """Runs through fits of Lightning's BoringModel and of a small classifier, the latter twice."""
+    """Runs through fits of Lightning's BoringModel and of a small classifier, each twice."""
     for module_class in MODULES:
         rule = case.make()
         left = _fit(case, module_class, rule)
