@@ -18,7 +18,7 @@ def check_num_classes(num_classes: int) -> None:
         )
 
 
-def check_labels(labels: Tensor, num_classes: int, *, known: str = "the batch") -> None:
+def check_labels(labels: Tensor, num_classes: int, *, known: str = "The batch") -> None:
     """Check that class labels are integers in `0 .. num_classes - 1`.
 
     Reads the values, which makes the host wait for the device: call it once an epoch, not once a step.

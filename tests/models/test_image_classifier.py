@@ -197,9 +197,9 @@ def test_labels_out_of_range_without_a_datamodule(make_trainer, blobs) -> None:
     data = blobs()
     data.y[1] = -1
     module = ImageClassifier(TINY, 3, in_chans=1)
-    with pytest.raises(ValueError, match=r"The training batch has labels from -1 to 2"):
+    with pytest.raises(ValueError, match=r"The batch has labels from -1 to 2"):
         make_trainer().fit(module, train_dataloaders=data.train_dataloader())
-    with pytest.raises(ValueError, match=r"The test batch has labels from -1 to 2"):
+    with pytest.raises(ValueError, match=r"The batch has labels from -1 to 2"):
         make_trainer().test(module, data.train_dataloader(), verbose=False)
     data.y = data.y.float()
     with pytest.raises(ValueError, match=r"labels of type torch.float32, but class labels are integers"):

@@ -6,11 +6,11 @@ import lightning as L
 import torch.nn.functional as F
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
 
 from lightning_recipe.labels import check_datamodule, check_labels, check_num_classes
 from lightning_recipe.models.checkpoints import check_checkpoint
+from lightning_recipe.models.metrics import epoch_metrics
 from lightning_recipe.models.optimisers import (
     check_names,
     create_optimizer,
@@ -76,9 +76,9 @@ class SequenceClassifier(L.LightningModule):
         self.num_classes = num_classes
         self.encoder = RecurrentEncoder(input_size, hidden_size, num_layers, cell, bidirectional, layer_norm, dropout)
         self.head = nn.Linear(self.encoder.output_size, num_classes)
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.val_accuracy = self.train_accuracy.clone()
-        self.test_accuracy = self.train_accuracy.clone()
+        self.train_metrics = epoch_metrics(num_classes, prefix="train/")
+        self.val_metrics = epoch_metrics(num_classes, prefix="val/")
+        self.test_metrics = epoch_metrics(num_classes, prefix="test/")
 
     def setup(self, stage: str) -> None:
         """Check that the data's classes are the model's, before the first step."""
@@ -94,31 +94,28 @@ class SequenceClassifier(L.LightningModule):
         """Return the loss of a training batch."""
         label = batch["y"]
         if batch_idx == 0:
-            check_labels(label, self.num_classes, known="The training batch")
+            check_labels(label, self.num_classes)
         logits = self(batch["x"], batch["length"])
         loss = F.cross_entropy(logits, label, label_smoothing=self.hparams["label_smoothing"])
-        self.train_accuracy.update(logits, label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(label))
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        self.train_metrics.update(loss=loss, count=len(label), preds=logits, target=label)
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure loss and accuracy on a validation batch."""
-        self._evaluate(batch, batch_idx, "val", self.val_accuracy)
+        self._evaluate(batch, batch_idx, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure loss and accuracy on a test batch."""
-        self._evaluate(batch, batch_idx, "test", self.test_accuracy)
+        self._evaluate(batch, batch_idx, self.test_metrics)
 
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str, accuracy: Metric) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, metrics: MetricCollection) -> None:
         label = batch["y"]
         if batch_idx == 0:
-            check_labels(label, self.num_classes, known=f"The {split} batch")
+            check_labels(label, self.num_classes)
         logits = self(batch["x"], batch["length"])
-        accuracy.update(logits, label)
-        loss = F.cross_entropy(logits, label)
-        self.log(f"{split}/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(label))
-        self.log(f"{split}/accuracy", accuracy, on_epoch=True, prog_bar=True)
+        metrics.update(loss=F.cross_entropy(logits, label), count=len(label), preds=logits, target=label)
+        self.log_dict(metrics, on_epoch=True, prog_bar=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return probabilities [N, C] and the labels [N] (-1: unknown), which `PredictionsCSV` writes."""
