@@ -97,7 +97,7 @@ def test_logits_of_base_rates(function: Any, positive_weight: Tensor | None) -> 
     else:
         seen = call(function, torch.zeros(N, 3, dtype=torch.float64), target, pos_weight=positive_weight)
     counted = tally(seen, target, 3, "a test")
-    np.testing.assert_allclose(counted.constant, best_constant(seen, 3), atol=1e-4)
+    np.testing.assert_allclose(counted.constant, best_constant(seen, 3), atol=1e-3)
 
 
 @pytest.mark.parametrize("function", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss])

@@ -7,9 +7,8 @@ name is guessed, and a module that computes its loss in any place is understood 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -166,11 +165,6 @@ class _SeeLosses(TorchFunctionMode):
         return value
 
 
-def _eager() -> AbstractContextManager[Any]:
-    """Compiled code runs as written. Where nothing was compiled, the compiler (seconds to import) stays unloaded."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
 @contextmanager
 def seen_losses(module: nn.Module) -> Iterator[list[LossCall]]:
     """Record the loss calls made inside the block, and which layers of ``module`` made what they were given.
@@ -193,7 +187,7 @@ def seen_losses(module: nn.Module) -> Iterator[list[LossCall]]:
     handles = [part.register_forward_hook(remember(name)) for name, part in weighted]
     mode = _SeeLosses(layers)
     try:
-        with _eager(), mode:
+        with torch.compiler.set_stance("force_eager"), mode:
             yield mode.calls
     finally:
         for handle in handles:

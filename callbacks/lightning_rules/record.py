@@ -134,10 +134,10 @@ def findings_table(findings: Iterable[Finding]) -> Table:
 def print_findings(findings: Iterable[Finding], folder: str | None = None) -> None:
     """Print the table to standard output, and below it where the same findings are stored.
 
-    Silent when the program has asked the logger ``lightning_rules`` to be.
+    Silent when the program has set the logger ``lightning_rules`` to more than warnings.
     """
     findings = list(findings)
-    if not findings or not log.isEnabledFor(logging.INFO):
+    if not findings or not log.isEnabledFor(logging.WARNING):
         return
     console = Console()
     console.print(findings_table(findings))

@@ -159,7 +159,7 @@ def _attempt(step: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(reason)
     except Exception as error:
         log.debug("A measurement failed; the run goes on without it.", exc_info=True)
-        return None, f"the measurement failed with {type(error).__name__}: {str(error).splitlines()[:1]}"
+        return None, f"the measurement failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _findings_of(trainer: Any) -> list[Finding]:

@@ -1,0 +1,129 @@
+"""check() and recommended(): the start of a run, without the run."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_rules import LastLayerBiasInit, LossAtInit, Severity, check, recommended
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def make(namespace: Any = L, sign: float = 1.0) -> Any:
+    class Model(namespace.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+            self.configured = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = sign * F.cross_entropy(self.net(batch[0]), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            self.configured += 1
+            return torch.optim.Adam(self.parameters())
+
+    return Model()
+
+
+def loader() -> Any:
+    return DataLoader(TensorDataset(torch.randn(90, 5), torch.arange(90) % 3), 30, shuffle=True)
+
+
+@pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=lambda namespace: namespace.__name__)
+def test_healthy(namespace: Any) -> None:
+    report = check(make(namespace), loader())
+    assert report.ok
+    assert [finding.rule for finding in report.findings] == ["last-layer-bias-init", "loss-at-init"]
+    assert report.findings[1].severity is Severity.OK
+    assert "cross_entropy starts at" in str(report)
+
+
+def test_a_planted_bug_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    report = check(make(sign=-1.0), loader())
+    assert not report.ok
+    assert "the negative of cross_entropy" in str(report)
+    assert capsys.readouterr().out == "", "the caller prints"
+
+
+def test_leaves_no_trace(tmp_path: Path) -> None:
+    module, data = make(), loader()
+    module.net[1].eval()
+    module.net(data.dataset.tensors[0]).sum().backward()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    gradients = [parameter.grad for parameter in module.parameters()]
+    modes = [part.training for part in module.modules()]
+    random_numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before = sorted(os.listdir())
+    check(module, data)
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(p.grad is g for p, g in zip(module.parameters(), gradients, strict=True))
+    assert [part.training for part in module.modules()] == modes
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == random_numbers
+    assert module.configured == 0
+    assert module._trainer is None
+    assert sorted(os.listdir()) == before, "nothing is written"
+
+
+def test_training_after_a_check_is_the_same_to_the_bit() -> None:
+    ends = []
+    for look in (False, True):
+        L.seed_everything(5, verbose=False)
+        module, data = make(), loader()
+        if look:
+            check(module, data)
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        L.Trainer(accelerator="cpu", max_epochs=2, **quiet).fit(module, data)
+        ends.append(module.state_dict())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
+
+
+def test_datamodule() -> None:
+    class Data(L.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return loader()
+
+    assert check(make(), datamodule=Data()).ok
+
+
+def test_not_a_module() -> None:
+    with pytest.raises(TypeError, match="Expected a LightningModule with a training_step, but got Linear"):
+        check(nn.Linear(2, 2))
+
+
+def test_recommended_rules_in_order() -> None:
+    assert [type(rule) for rule in recommended()] == [LastLayerBiasInit, LossAtInit]
+    assert recommended()[0] is not recommended()[0]
+
+
+def test_a_rule_is_ignored_with_a_reason() -> None:
+    report = check(make(sign=-1.0), loader(), ignore={"loss-at-init": "the sign is meant."})
+    assert report.ok
+    assert report.findings[1].message == "Ignored: the sign is meant."
+    assert report.findings[1].severity is Severity.INFO
+
+
+@pytest.mark.parametrize(
+    ("ignore", "message"),
+    [
+        ({"loss-at-start": "because"}, "Cannot ignore the rule 'loss-at-start': the recommended rules are last-layer-"),
+        ({"loss-at-init": " "}, "Expected a reason for ignoring 'loss-at-init', one sentence, but got ' '"),
+    ],
+)
+def test_ignoring_wrongly(ignore: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recommended(ignore)
