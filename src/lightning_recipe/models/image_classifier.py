@@ -140,7 +140,7 @@ class ImageClassifier(L.LightningModule):
         metrics.update(loss=F.cross_entropy(logits, label), count=len(label), preds=logits, target=label)
         self.log_dict(metrics, on_epoch=True, prog_bar=True)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return probabilities [N, C] and the labels [N] (-1: unknown), which `PredictionsCSV` writes."""
         image, label = batch
         return {"probabilities": self(image).float().softmax(dim=1), "label": label}

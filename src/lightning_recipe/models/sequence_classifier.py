@@ -117,7 +117,7 @@ class SequenceClassifier(L.LightningModule):
         metrics.update(loss=F.cross_entropy(logits, label), count=len(label), preds=logits, target=label)
         self.log_dict(metrics, on_epoch=True, prog_bar=True)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return probabilities [N, C] and the labels [N] (-1: unknown), which `PredictionsCSV` writes."""
         return {
             "probabilities": self(batch["x"], batch["length"]).float().softmax(dim=1),
