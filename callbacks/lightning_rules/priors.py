@@ -65,7 +65,7 @@ class Tally:
             share = np.maximum(share, 1 / (len(share) * (self.examples + 1)))
             return np.asarray(share / share.sum())
         share = self.sums[0] / np.maximum(self.sums.sum(axis=0), 1e-12)
-        return np.clip(share, 0.5 / (self.examples + 1), 1 - 0.5 / (self.examples + 1))
+        return np.asarray(np.clip(share, 0.5 / (self.examples + 1), 1 - 0.5 / (self.examples + 1)))
 
     @property
     def constant(self) -> Array:

@@ -54,5 +54,5 @@ class Ignored(Rule):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Record that the rule did not run."""
-        said = Finding(self.name, Severity.INFO, f"Ignored: {self.reason}")
+        said = Finding(self.name, Severity.INFO, f"Ignored: {self.reason.strip().rstrip('.')}.")
         self.observe(trainer, lambda: None, lambda ranks: [said])
