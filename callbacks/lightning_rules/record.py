@@ -142,4 +142,6 @@ def print_findings(findings: Iterable[Finding], folder: str | None = None) -> No
     console = Console()
     console.print(findings_table(findings))
     if folder is not None:
-        console.print(Text(f"findings: {folder}/{FILE}\n"), soft_wrap=True)
+        path = f"{folder}/{FILE}"
+        shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+        console.print(Text(f"findings: {shown}\n"), soft_wrap=True)

@@ -40,7 +40,7 @@ def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> It
     """
     generators = [(generator, _state(generator)) for generator in find_generators(*owners_of_generators)]
     shared = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     saved = _Saved(module) if module is not None else None
     try:
         yield

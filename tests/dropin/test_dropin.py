@@ -96,3 +96,18 @@ def test_what_is_said(name: str, bias: str, loss: str) -> None:
     assert bias in said["last-layer-bias-init"][0]
     assert loss in said["loss-at-init"][0]
     assert all(len(messages) == len(set(messages)) for messages in said.values()), "said once"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_module_trains_with_the_rules() -> None:
+    """Compiled for real by torch's default backend."""
+    module, data, _ = PROGRAMS[0](lightning.pytorch)
+    module.net = torch.nn.Linear(64, 10)  # little to compile
+    rules = recommended()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.pytorch.Trainer(accelerator="cpu", max_steps=3, callbacks=rules, **quiet)
+    trainer.fit(torch.compile(module), data)
+    assert trainer.global_step == 3
+    assert "Set the bias of `net` to the log prior" in rules[0].findings[0].message
+    assert rules[1].findings[0].severity is Severity.OK
