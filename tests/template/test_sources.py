@@ -108,11 +108,16 @@ def test_cruft_creates_checks_and_updates(repository: Path, run: Callable[..., s
     run(*git, "commit", "--message", "Begin", cwd=project)
     with (repository / "src/lightning_recipe/models/sequence_classifier.py").open("a") as file:
         file.write("\nNEWS = True\n")
+    with (repository / "scripts/template_source.py").open("a") as file:
+        file.write('\nFILTERS["loud"] = str.upper\n')
+    with (repository / "{{cookiecutter.project_slug}}/README.md").open("a") as file:
+        file.write("\n{{ 'by a new filter' | loud }}\n")
     run(*git, "commit", "--all", "--message", "News", cwd=repository)
     run(*cruft, "check", cwd=project, status=1)
     run(*cruft, "update", "--skip-apply-ask", cwd=project)
     run(*cruft, "check", cwd=project)
     assert "NEWS = True" in (project / "src/my_project/models/sequence_classifier.py").read_text()
+    assert "BY A NEW FILTER" in (project / "README.md").read_text()
     commit = run("git", "rev-parse", "HEAD", cwd=repository).strip()
     assert dependency_of(project) == before[: -len(commit)] + commit
 
