@@ -85,6 +85,7 @@ def test_tensor_dataset_and_random_split() -> None:
     part, _ = random_split(dataset, [4, 2], torch.Generator().manual_seed(0))
     assert labels_of(part).tolist() == [LABELS[index] for index in part.indices]
     assert labels_of(TensorDataset(torch.randn(6, 2))) is None
+    assert labels_of(TensorDataset(torch.randn(6, 2), torch.zeros(6), torch.tensor(LABELS)), (2,)).tolist() == LABELS
 
 
 def test_image_folder(tmp_path: Path) -> None:

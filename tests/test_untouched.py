@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_rules.untouched import find_generators, untouched
+from lightning_rules.untouched import GENERATORS, reachable, untouched
 
 
 class Busy(nn.Module):
@@ -117,7 +118,7 @@ def test_random_numbers_are_put_back(raises: bool) -> None:
             torch.rand(()).item(),
         ]
 
-    assert len(find_generators(owner)) == 4
+    assert sum(isinstance(value, GENERATORS) for value in reachable(owner)) == 4
     with untouched(None, owner):
         expected = draw()
     try:
@@ -135,3 +136,20 @@ def test_lazy_modules_are_left_alone() -> None:
     with untouched(lazy):
         pass
     assert lazy(torch.randn(2, 5)).shape == (2, 3)
+
+
+def test_a_file_opened_at_the_first_read_is_not_left_open() -> None:
+    class Lazy(Dataset):
+        def __init__(self) -> None:
+            self.file, self.reads = None, 0
+
+        def __getitem__(self, index: int) -> int:
+            self.file = self.file or object()
+            self.reads += 1
+            return index
+
+    dataset = Lazy()
+    with untouched(None, DataLoader(Subset(dataset, [0, 1]))):
+        dataset[0]
+        dataset.invented = True
+    assert vars(dataset) == {"file": None, "reads": 0}

@@ -18,7 +18,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
-from lightning_rules.batches import TARGETS, leaf_at
+from lightning_rules.batches import TARGETS, leaf_at, leaves
 from lightning_rules.loaders import copied_sampler
 from lightning_rules.untouched import untouched
 
@@ -27,31 +27,35 @@ ITEMS_COMPARED = 8
 INDICES_DRAWN = 1_000_000
 
 
-def labels_of(dataset: Any) -> Tensor | None:
+def labels_of(dataset: Any, path: tuple[Any, ...] = (1,)) -> Tensor | None:
     """Labels read from where data sets keep them, without reading one input.
 
     Knows ``targets``, ``labels``, ``y``, ``samples`` and ``imgs`` (path and label), TensorDataset, columns (Hugging
     Face datasets), Subset, ConcatDataset, and wrappers that hold a data set of the same length. What it returns may
     still be changed by a transform on the way: compare with :func:`agree_with_items`.
 
+    Args:
+        dataset: A map-style data set.
+        path: Where in an example its label stands; ``(1,)`` for pairs of input and label.
+
     Returns:
         A tensor with one label, or one row of labels, for each example; None where none were found.
     """
     if isinstance(dataset, Subset):
-        labels = labels_of(dataset.dataset)
+        labels = labels_of(dataset.dataset, path)
         return None if labels is None else labels[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
     if isinstance(dataset, ConcatDataset):
-        parts = [labels_of(part) for part in dataset.datasets]
+        parts = [labels_of(part, path) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset):
-        return dataset.tensors[1] if len(dataset.tensors) > 1 else None
+        return dict(leaves(dataset.tensors)).get(path)
     for candidate in _candidates(dataset):
         labels = _as_tensor(candidate)
         if labels is not None and labels.dim() > 0 and len(labels) == len(dataset):
             return labels
     for inner in (getattr(dataset, name, None) for name in WRAPPED):
         if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
-            return labels_of(inner)
+            return labels_of(inner, path)
     return None
 
 

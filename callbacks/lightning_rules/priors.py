@@ -153,7 +153,7 @@ def constant_output(call: LossCall, constant: Array) -> Tensor:
 def per_example(call: LossCall, output: Tensor) -> Tensor:
     """The loss of each example ``[n]`` for a given output, float64, on the host, averaged over all else."""
     with torch.no_grad():
-        losses = call.loss_of(output).double().cpu()
+        losses = call.loss_of(output if output.dtype is torch.float64 else output.float()).cpu().double()
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses.flatten()
 
 
@@ -209,7 +209,7 @@ def tally_of(view: View, call: LossCall, batch: Any, outputs: int) -> Tally:
 def _all_labels(loader: Any, path: tuple[Any, ...], call: LossCall, outputs: int) -> Tally | None:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    labels, times = labels_of(loader.dataset), draws(loader)
+    labels, times = labels_of(loader.dataset, path), draws(loader)
     if labels is None or (times is not None and call.kind == "median"):
         return None
     target = _as_target(labels, call)

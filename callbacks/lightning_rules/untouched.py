@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import Dataset
 
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -27,7 +28,7 @@ OF_TORCH = {"_parameters", "_buffers", "_modules"}
 
 
 @contextmanager
-def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> Iterator[None]:
+def untouched(module: nn.Module | None = None, *owners: Any) -> Iterator[None]:
     """Put back random number generators and, if given, the module, when the block ends, however it ends.
 
     Lightning's ``isolate_rng`` puts nothing back when the block raises (2.6.6), and a probe of unknown code may raise.
@@ -36,9 +37,12 @@ def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> It
 
     Args:
         module: The module that the block runs; its gradients are None inside the block.
-        owners_of_generators: Data sets, samplers, loaders whose own generators are put back too.
+        owners: Data sets, samplers, loaders: the generators they own are put back too, and the attributes of data
+            sets (a file that a data set opens at its first read must not be open when workers fork).
     """
-    generators = [(generator, _state(generator)) for generator in find_generators(*owners_of_generators)]
+    reached = reachable(*owners)
+    generators = [(value, _state(value)) for value in reached if isinstance(value, GENERATORS)]
+    datasets = [(value, dict(vars(value))) for value in reached if isinstance(value, Dataset)]
     shared = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     saved = _Saved(module) if module is not None else None
@@ -49,6 +53,9 @@ def untouched(module: nn.Module | None = None, *owners_of_generators: Any) -> It
             saved.put_back()
         for generator, state in generators:
             _set_state(generator, state)
+        for dataset, attributes in datasets:
+            vars(dataset).clear()
+            vars(dataset).update(attributes)
         random.setstate(shared[0])
         np.random.set_state(shared[1])
         torch.set_rng_state(shared[2])
@@ -127,12 +134,11 @@ def _restored(value: Any, held: Any) -> Any:
     return value
 
 
-def find_generators(*owners: Any, depth: int = 6) -> list[Any]:
-    """Random number generators reachable from objects through attributes, lists, tuples and dicts.
+def reachable(*owners: Any, depth: int = 6) -> list[Any]:
+    """Objects that others hold, directly or through attributes, lists, tuples, sets and dicts.
 
     Looks at most ``depth`` links deep and never into tensors, arrays or containers of more than 100 elements.
     """
-    found: dict[int, Any] = {}
     seen: dict[int, Any] = {}
     level = list(owners)
     for _ in range(depth):
@@ -141,15 +147,13 @@ def find_generators(*owners: Any, depth: int = 6) -> list[Any]:
             if id(value) in seen or isinstance(value, (Tensor, np.ndarray, str, bytes, int, float, type(None), type)):
                 continue
             seen[id(value)] = value
-            if isinstance(value, GENERATORS):
-                found[id(value)] = value
-            elif isinstance(value, (list, tuple, set, dict)):
+            if isinstance(value, (list, tuple, set, dict)):
                 if len(value) <= 100:
                     below += value.values() if isinstance(value, dict) else value
             elif hasattr(value, "__dict__"):
                 below += vars(value).values()
         level = below
-    return list(found.values())
+    return list(seen.values())
 
 
 def _state(generator: Any) -> Any:

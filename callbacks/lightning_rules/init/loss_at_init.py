@@ -160,7 +160,7 @@ def _input_square(view: View, batch: Any) -> float:
     """The mean square of the inputs of a batch, the largest of its parts; 0 where none is a float."""
     inputs, _ = view.split(batch)
     floats = [part for _, part in leaves(inputs) if part.is_floating_point() and part.numel() > 0]
-    return max((float(part.double().square().mean()) for part in floats), default=0.0)
+    return max((float(part.float().square().mean()) for part in floats), default=0.0)
 
 
 def _nothing(call: LossCall, outputs: int) -> np.ndarray[Any, np.dtype[np.float64]]:
