@@ -136,6 +136,8 @@ def test_ddp_tests_each_image_once_and_prints_once(
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert done.stdout.count("Test accuracy") == 1
+    for noise in ("Tip:", "LeafSpec", "Warning", "Be aware"):
+        assert noise not in done.stderr
     [right] = re.findall(rf"(\d+) of {TEST_IMAGES} examples right", done.stdout)
     # The same checkpoint, tested by one process that never was under DDP, says the same.
     [log_dir] = re.findall(r"^Logs +(\S+)$", done.stdout, re.MULTILINE)
