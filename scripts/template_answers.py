@@ -47,11 +47,11 @@ def check_answers(answers: Mapping[str, Any]) -> str:
 
 
 def _texts(answers: Mapping[str, Any]) -> Iterator[str]:
-    for question, words in (("project_name", "name of the project"), ("author", "author")):
+    for question, words, longest in (("project_name", "name of the project", 60), ("author", "author", 80)):
         text = answers[question]
-        if not text.strip() or len(text) > 60 or not text.isprintable() or set(text) & set('"\\`{}<>'):
+        if not text.strip() or len(text) > longest or not text.isprintable() or set(text) & set('"\\`{}<>'):
             yield (
-                f"The {words} is {text!r}; expected one line of 1 to 60 characters without quotation marks, "
+                f"The {words} is {text!r}; expected one line of 1 to {longest} characters without quotation marks, "
                 "backslashes, backticks, braces or angle brackets."
             )
 

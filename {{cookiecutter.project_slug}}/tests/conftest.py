@@ -25,12 +25,12 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def options(tmp_path: Path) -> list[str]:
 {% if cookiecutter.data == 'image-folder' %}
     """What makes a run small: images of two classes made here, no fetched weights, one CPU process."""
-    for name, brightness in {"dark": 0, "bright": 150}.items():
+    for name, brightness in {"dark": 0, "bright": 255}.items():
         folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
         for number in range(20):
-            image = Image.effect_noise((32, 32), sigma=20).point(lambda value: value // 3 + brightness)
-            image.save(folder / f"{number}.png")
+            noise = Image.effect_noise((32, 32), sigma=20)
+            Image.blend(noise, Image.new("L", noise.size, brightness), 0.5).save(folder / f"{number}.png")
     data = ["--data.root", str(tmp_path / "images"), "--data.num_workers", "0", "--data.batch_size", "4"]
     model = ["--model.num_classes", "2", "--model.pretrained", "false", "--data.normalise_for", "null"]
     return [*data, *model, "--trainer.accelerator", "cpu"]
