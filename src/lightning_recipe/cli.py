@@ -107,10 +107,11 @@ class RecipeCLI(LightningCLI):
             super()._parse_ckpt_path()
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             path = self.config[self.config["subcommand"]]["ckpt_path"]
-            reason = str(error).strip().partition("\n")[0]
+            # torch's text for a file that is no archive is about its own defaults, and misleads
+            known = isinstance(error, RuntimeError)
+            reason = f" ({str(error).strip().partition(chr(10))[0]})" if known else ""
             raise ValueError(
-                f"--ckpt_path {path} cannot be read as a checkpoint ({reason}): "
-                "give a .ckpt file that a fit has written."
+                f"--ckpt_path {path} cannot be read as a checkpoint{reason}: give a .ckpt file that a fit has written."
             ) from error
 
     def before_instantiate_classes(self) -> None:
@@ -237,7 +238,7 @@ def main(args: ArgsType = None) -> RecipeCLI:
     """Run the command line; a wrong setting ends it with one line on stderr and status 2.
 
     Only exceptions that are messages to the person at the command line are shortened so
-    (`errors.is_message` says which); bugs and what a user's own training code raises keep their traceback.
+    (`errors.message_in` says which); bugs and what a user's own training code raises keep their traceback.
 
     Args:
         args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
@@ -252,9 +253,10 @@ def main(args: ArgsType = None) -> RecipeCLI:
     try:
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:
-        if not errors.is_message(error):
+        message = errors.message_in(error)
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -12,6 +12,35 @@ _OUR_PACKAGES = ("lightning_recipe", "lightning_rules", "lightning", "pytorch_li
 _LOOPS = ("lightning.pytorch.loops", "pytorch_lightning.loops")
 
 
+def message_in(error: BaseException) -> str | None:
+    """The sentence meant for the person at the command line, if the exception is or carries one; else None.
+
+    jsonargparse tries the types that an option may have in turn. What the constructor of a model or of data raises
+    is then the cause of an exception about types, which nobody at a command line has asked about. And what happens
+    in a worker process of a loader arrives as text with a traceback in it.
+
+    Args:
+        error: An exception that was raised and caught, so that it carries its traceback.
+    """
+    while not is_message(error) and error.__cause__ is not None and _raised_in(error).startswith("jsonargparse"):
+        error = error.__cause__
+    return str(error) if is_message(error) else _message_of_worker(str(error))
+
+
+def _message_of_worker(text: str) -> str | None:
+    lines = text.strip().splitlines()
+    places = [line for line in lines if line.lstrip().startswith("File ")]
+    from_worker = bool(lines) and lines[0].startswith("Caught ") and "in DataLoader worker process" in lines[0]
+    if not (from_worker and places and "lightning_recipe" in places[-1]):
+        return None
+    return lines[-1].partition(": ")[2]
+
+
+def _raised_in(error: BaseException) -> str:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+
+
 def is_message(error: BaseException) -> bool:
     """Whether an exception is a sentence somebody wrote for this very case, so that a traceback adds nothing.
 

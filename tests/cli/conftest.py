@@ -18,8 +18,14 @@ CommandLine = Callable[..., RecipeCLI]
 class Separable(L.LightningModule):
     """Two classes told apart by the sign of one number; `answer` fixes the prediction, `log` what is logged."""
 
-    def __init__(self, log: str = "test/accuracy", in_training: str = "", in_setup: str = "") -> None:
+    def __init__(
+        self, log: str = "test/accuracy", in_training: str = "", in_setup: str = "", in_init: str = ""
+    ) -> None:
         super().__init__()
+        if in_init == "by accident":
+            int("forty-two")
+        elif in_init:
+            raise ConnectionError(in_init)
         self.layer = nn.Linear(1, 2)
         self.logged, self.in_training, self.in_setup = log, in_training, in_setup
 

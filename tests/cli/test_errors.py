@@ -1,6 +1,7 @@
 """What a wrong setting looks like at the command line: one line and status 2, or a traceback where one is wanted."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 Command = Callable[..., object]
 Error = Callable[..., str]
@@ -54,6 +56,37 @@ def test_checkpoint_that_is_not_there_or_is_none(error: Error, tmp_path: Path) -
 
 def test_own_sentence_before_training_is_a_message(error: Error) -> None:
     assert error("fit", *RUN, "--model.in_setup=Give me 3 classes.") == "error: Give me 3 classes."
+
+
+def test_sentence_of_a_constructor_is_a_message(error: Error) -> None:
+    """Without the types that jsonargparse has tried, and without the arguments of the whole model."""
+    assert error("fit", *RUN, "--model.in_init=Give me a network.") == "error: Give me a network."
+    said = error("fit", "--model=ImageClassifier", "--model.num_classes=2", "--model.backbone=resnet_81", *RUN[1:])
+    assert said.startswith("error: backbone='resnet_81' is unknown to timm: choose a name of timm.list_models(), such")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_image_is_named_wherever_it_is_read(error: Error, tmp_path: Path, workers: int) -> None:
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(8):
+            Image.new("RGB", (16, 16), (index * 30, 0, 0)).save(tmp_path / "images" / name / f"{index}.png")
+    for index in range(8):
+        (tmp_path / "images" / "b" / f"{index}.png").write_bytes(b"not an image")
+    model = ("--model=ImageClassifier", "--model.num_classes=2", "--model.backbone=test_resnet", "--rules=none")
+    data = (
+        "--data=ImageFolderDataModule",
+        "--data.root=images",
+        "--data.image_size=32",
+        f"--data.num_workers={workers}",
+    )
+    said = error("fit", *model, *data)
+    assert re.match(r"error: .*images/b/\d\.png", said), said
+
+
+def test_accident_in_a_constructor_keeps_its_traceback(command: Command) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        command("fit", *RUN, "--model.in_init=by accident")
 
 
 @pytest.mark.parametrize("raised", ["in the training code", "by accident"])
