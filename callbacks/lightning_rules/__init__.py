@@ -8,6 +8,7 @@ from lightning_rules.check import Report, check
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
+from lightning_rules.init.recurrent_init import RecurrentInit
 from lightning_rules.recommended import recommended
 from lightning_rules.rule import Rule
 
@@ -15,6 +16,7 @@ __all__ = [
     "Finding",
     "LastLayerBiasInit",
     "LossAtInit",
+    "RecurrentInit",
     "Report",
     "Rule",
     "Severity",

@@ -1,0 +1,44 @@
+"""The optional enforcers do on two ranks what they do in one process at the same global batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> tuple[Any, Any, Any]:
+    """What one process saw, and what each of two ranks saw."""
+    folder = tmp_path_factory.mktemp("options")
+    script = Path(__file__).with_name("options_scenarios.py")
+    run_ranks(script, str(folder / "one"), ranks=1)
+    run_ranks(script, str(folder / "two"), ranks=2)
+    names = ("one/1-0", "two/2-0", "two/2-1")
+    one, first, second = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    return one, first, second
+
+
+def test_ranks_agree_to_the_bit(results: Any) -> None:
+    _, first, second = results
+    for scenario in first:
+        assert first[scenario] == second[scenario], scenario
+
+
+@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse"])
+def test_as_in_one_process(results: Any, scenario: str) -> None:
+    one, first, _ = (run[scenario] for run in results)
+    assert first["said"] == one["said"]
+    for moment in ("start", "end"):
+        for value, expected in zip(first[moment], one[moment], strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+def test_recurrent_weights_were_set(results: Any) -> None:
+    for run in results:
+        weight = np.array(run["recurrent_init"]["start"][1]).reshape(4, 16, 16)
+        np.testing.assert_allclose(weight @ weight.transpose(0, 2, 1), np.stack([np.eye(16)] * 4), atol=1e-5)
