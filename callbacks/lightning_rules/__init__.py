@@ -10,12 +10,14 @@ from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.init.recurrent_init import RecurrentInit
 from lightning_rules.recommended import recommended
+from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.rule import Rule
 
 __all__ = [
     "Finding",
     "LastLayerBiasInit",
     "LossAtInit",
+    "MaxNorm",
     "RecurrentInit",
     "Report",
     "Rule",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_rules import RecurrentInit, Rule
+from lightning_rules import MaxNorm, RecurrentInit, Rule
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -81,9 +81,18 @@ def recurrent_init_sparse() -> Any:
     return fit(RecurrentInit(method="sparse"), lambda: nn.GRU(8, 16, batch_first=True))
 
 
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def max_norm() -> Any:
+    return fit(MaxNorm(max_norm=0.7), mlp)
+
+
 SCENARIOS: list[Callable[[], Any]] = [
     recurrent_init,
     recurrent_init_sparse,
+    max_norm,
 ]
 
 

@@ -29,7 +29,7 @@ def test_ranks_agree_to_the_bit(results: Any) -> None:
         assert first[scenario] == second[scenario], scenario
 
 
-@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse"])
+@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm"])
 def test_as_in_one_process(results: Any, scenario: str) -> None:
     one, first, _ = (run[scenario] for run in results)
     assert first["said"] == one["said"]
@@ -42,3 +42,9 @@ def test_recurrent_weights_were_set(results: Any) -> None:
     for run in results:
         weight = np.array(run["recurrent_init"]["start"][1]).reshape(4, 16, 16)
         np.testing.assert_allclose(weight @ weight.transpose(0, 2, 1), np.stack([np.eye(16)] * 4), atol=1e-5)
+
+
+def test_units_are_limited(results: Any) -> None:
+    for run in results:
+        norms = np.linalg.norm(np.array(run["max_norm"]["end"][2]).reshape(4, 16), axis=1)
+        assert norms.max() == pytest.approx(0.7, rel=1e-5)
