@@ -9,6 +9,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.init.recurrent_init import RecurrentInit
+from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.rule import Rule
@@ -18,6 +19,7 @@ __all__ = [
     "LastLayerBiasInit",
     "LossAtInit",
     "MaxNorm",
+    "MomentumSchedule",
     "RecurrentInit",
     "Report",
     "Rule",

@@ -86,7 +86,7 @@ def mlp() -> nn.Module:
 
 
 def max_norm() -> Any:
-    return fit(MaxNorm(max_norm=0.7), mlp)
+    return fit(MaxNorm(max_norm=0.5), mlp)
 
 
 SCENARIOS: list[Callable[[], Any]] = [

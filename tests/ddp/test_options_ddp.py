@@ -32,7 +32,9 @@ def test_ranks_agree_to_the_bit(results: Any) -> None:
 @pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm"])
 def test_as_in_one_process(results: Any, scenario: str) -> None:
     one, first, _ = (run[scenario] for run in results)
-    assert first["said"] == one["said"]
+    for (message, evidence), (message_, evidence_) in zip(first["said"], one["said"], strict=True):
+        assert message == message_
+        assert evidence == pytest.approx(evidence_, rel=1e-4)
     for moment in ("start", "end"):
         for value, expected in zip(first[moment], one[moment], strict=True):
             np.testing.assert_allclose(value, expected, atol=1e-5)
@@ -47,4 +49,4 @@ def test_recurrent_weights_were_set(results: Any) -> None:
 def test_units_are_limited(results: Any) -> None:
     for run in results:
         norms = np.linalg.norm(np.array(run["max_norm"]["end"][2]).reshape(4, 16), axis=1)
-        assert norms.max() == pytest.approx(0.7, rel=1e-5)
+        assert norms.max() == pytest.approx(0.5, rel=1e-5)
