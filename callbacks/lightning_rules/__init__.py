@@ -12,6 +12,7 @@ from lightning_rules.init.recurrent_init import RecurrentInit
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.max_norm import MaxNorm
+from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.rule import Rule
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Report",
     "Rule",
     "Severity",
+    "WeightDecayGroups",
     "check",
     "recommended",
 ]

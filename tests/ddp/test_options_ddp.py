@@ -29,7 +29,7 @@ def test_ranks_agree_to_the_bit(results: Any) -> None:
         assert first[scenario] == second[scenario], scenario
 
 
-@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm"])
+@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm", "weight_decay_groups"])
 def test_as_in_one_process(results: Any, scenario: str) -> None:
     one, first, _ = (run[scenario] for run in results)
     for (message, evidence), (message_, evidence_) in zip(first["said"], one["said"], strict=True):
