@@ -6,6 +6,7 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 
 from lightning_rules.check import Report, check
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.init.recurrent_init import RecurrentInit
@@ -16,6 +17,7 @@ from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.rule import Rule
 
 __all__ = [
+    "ActivationScaleInit",
     "Finding",
     "LastLayerBiasInit",
     "LossAtInit",

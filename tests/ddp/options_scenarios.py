@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_rules import MaxNorm, RecurrentInit, Rule, WeightDecayGroups
+from lightning_rules import ActivationScaleInit, MaxNorm, RecurrentInit, Rule, WeightDecayGroups
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -93,11 +93,16 @@ def weight_decay_groups() -> Any:
     return fit(WeightDecayGroups(), mlp, lambda parameters: torch.optim.SGD(parameters, 0.1, weight_decay=0.5))
 
 
+def activation_scale_init() -> Any:
+    return fit(ActivationScaleInit(), mlp)
+
+
 SCENARIOS: list[Callable[[], Any]] = [
     recurrent_init,
     recurrent_init_sparse,
     max_norm,
     weight_decay_groups,
+    activation_scale_init,
 ]
 
 

@@ -50,3 +50,10 @@ def test_units_are_limited(results: Any) -> None:
     for run in results:
         norms = np.linalg.norm(np.array(run["max_norm"]["end"][2]).reshape(4, 16), axis=1)
         assert norms.max() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_scale_is_that_of_both_batches(results: Any) -> None:
+    one, first, _ = (run["activation_scale_init"] for run in results)
+    for value, expected in zip(first["start"], one["start"], strict=True):
+        np.testing.assert_allclose(value, expected, rtol=0.1)
+    assert first["said"][0][1]["layers_set"] == 2
