@@ -12,6 +12,7 @@ from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.init.recurrent_init import RecurrentInit
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.recommended import recommended
+from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.rule import Rule
@@ -19,6 +20,7 @@ from lightning_rules.rule import Rule
 __all__ = [
     "ActivationScaleInit",
     "Finding",
+    "FreezeBySize",
     "LastLayerBiasInit",
     "LossAtInit",
     "MaxNorm",

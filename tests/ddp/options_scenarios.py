@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_rules import ActivationScaleInit, MaxNorm, RecurrentInit, Rule, WeightDecayGroups
+from lightning_rules import ActivationScaleInit, FreezeBySize, MaxNorm, RecurrentInit, Rule, WeightDecayGroups
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -97,12 +97,22 @@ def activation_scale_init() -> Any:
     return fit(ActivationScaleInit(), mlp)
 
 
+def freeze_by_size() -> Any:
+    def pretrained() -> nn.Module:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(40, 16), nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Linear(16, 4))
+        nn.init.normal_(net[2].weight)  # type: ignore[arg-type]
+        return net
+
+    return fit(FreezeBySize(small=100, large=200), pretrained)
+
+
 SCENARIOS: list[Callable[[], Any]] = [
     recurrent_init,
     recurrent_init_sparse,
     max_norm,
     weight_decay_groups,
     activation_scale_init,
+    freeze_by_size,
 ]
 
 

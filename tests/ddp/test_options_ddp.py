@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> tuple[Any, Any, Any]:
@@ -29,7 +31,9 @@ def test_ranks_agree_to_the_bit(results: Any) -> None:
         assert first[scenario] == second[scenario], scenario
 
 
-@pytest.mark.parametrize("scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm", "weight_decay_groups"])
+@pytest.mark.parametrize(
+    "scenario", ["recurrent_init", "recurrent_init_sparse", "max_norm", "weight_decay_groups", "freeze_by_size"]
+)
 def test_as_in_one_process(results: Any, scenario: str) -> None:
     one, first, _ = (run[scenario] for run in results)
     for (message, evidence), (message_, evidence_) in zip(first["said"], one["said"], strict=True):
@@ -57,3 +61,11 @@ def test_the_scale_is_that_of_both_batches(results: Any) -> None:
     for value, expected in zip(first["start"], one["start"], strict=True):
         np.testing.assert_allclose(value, expected, rtol=0.1)
     assert first["said"][0][1]["layers_set"] == 2
+
+
+def test_frozen_layers_are_no_unused_parameters_to_ddp(results: Any) -> None:
+    for run in results:
+        start, end = (run["freeze_by_size"][moment] for moment in ("start", "end"))
+        same = [first == last for first, last in zip(start, end, strict=True)]
+        # linear (2), batch norm (2, and 3 statistics) | the last stage | the head
+        assert same == [True] * 7 + [False] * 2 + [False] * 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.init.fresh_weights import is_as_drawn, is_plain, named_layers, seed_of
+from lightning_rules.fresh_weights import is_as_drawn, is_plain, named_layers, seed_of
 from lightning_rules.rule import NotApplicable, Rule
 from lightning_rules.view import View
 
