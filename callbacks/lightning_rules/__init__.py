@@ -6,18 +6,30 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 
 from lightning_rules.check import Report, check
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
+from lightning_rules.init.recurrent_init import RecurrentInit
+from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.recommended import recommended
+from lightning_rules.regularise.freeze_by_size import FreezeBySize
+from lightning_rules.regularise.max_norm import MaxNorm
+from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.rule import Rule
 
 __all__ = [
+    "ActivationScaleInit",
     "Finding",
+    "FreezeBySize",
     "LastLayerBiasInit",
     "LossAtInit",
+    "MaxNorm",
+    "MomentumSchedule",
+    "RecurrentInit",
     "Report",
     "Rule",
     "Severity",
+    "WeightDecayGroups",
     "check",
     "recommended",
 ]

@@ -17,6 +17,7 @@ from lightning_rules.loaders import peek
 from lightning_rules.losses import LossCall, seen_losses
 from lightning_rules.namespace import namespace_of
 from lightning_rules.rule import NotApplicable
+from lightning_rules.shards import refuse_shards
 from lightning_rules.untouched import untouched
 
 T = TypeVar("T")
@@ -105,9 +106,7 @@ class View:
             yield Step(loss if loss is not None else next(iter(seen), None), _behind([loss, *seen], calls))
 
     def _refuse_what_cannot_be_run(self) -> None:
-        strategy = type(self.trainer.strategy).__name__
-        if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise NotApplicable(f"{strategy} shards the parameters, and a probe outside its wrapper sees only a part.")
+        refuse_shards(self.trainer)
         if any(is_lazy(parameter) for parameter in self.module.parameters()):
             raise NotApplicable("lazy layers get their parameters, and draw random numbers, at the first batch.")
         if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:

@@ -1,0 +1,1 @@
+"""Rules about closing the gap between training and validation."""
