@@ -9,6 +9,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.recommended import recommended
+from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LossAtInit",
     "Report",
     "Rule",
+    "SeedEverything",
     "Severity",
     "check",
     "recommended",
