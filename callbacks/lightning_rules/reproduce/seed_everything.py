@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from lightning_rules.ranks import gather
 from lightning_rules.reproduce import environment
 from lightning_rules.reproduce.seeded import NAME, Mode, Seeded, judge, judge_weights
-from lightning_rules.reproduce.streams import Place, SeededLoaders, start_stream
+from lightning_rules.reproduce.streams import Place, Purpose, SeededLoaders, start_stream
 from lightning_rules.rule import Rule
 
 
@@ -139,7 +139,7 @@ class SeedEverything(Rule):
             if trainer.training:
                 # An iterable data set without length is read ahead before training starts.
                 streams = isinstance(getattr(loader, "dataset", None), IterableDataset)
-                self._start(trainer, "rank" if streams else "agreed")
+                self._start(trainer, "loading", apart=streams)
             self._loaders.add(loader, self._run_seed or 0, trainer.global_rank, trainer.training, place)
             return loader
 
@@ -158,7 +158,7 @@ class SeedEverything(Rule):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Tell the seed; weights that others draw in this hook are alike on all ranks."""
         if self._way != "workers":
-            self._start(trainer, "rank" if trainer.global_step else "agreed")
+            self._start(trainer, "start", apart=trainer.global_step > 0)
         elif any(isinstance(c, SeedEverything) and c._way != "workers" for c in trainer.callbacks):
             return
         self.observe(trainer, lambda: self._measure(trainer, pl_module), judge)
@@ -170,12 +170,13 @@ class SeedEverything(Rule):
         if not self._compared and trainer.world_size > 1 and "DDP" in type(trainer.strategy).__name__:
             self.observe(trainer, lambda: environment.fingerprint(pl_module), judge_weights)
         self._compared = True
-        self._start(trainer, "rank")
+        self._start(trainer, "epoch", apart=True)
         self._loaders.start(self._run_seed or 0, trainer.global_rank, _place(trainer))
 
-    def _start(self, trainer: Any, purpose: Literal["agreed", "rank"]) -> None:
-        apart = (trainer.global_rank,) if purpose == "rank" else ()
-        start_stream(self._run_seed or 0, purpose, *_place(trainer), *apart)
+    def _start(self, trainer: Any, purpose: Purpose, apart: bool) -> None:
+        """Start the stream of this place in the run: another on each rank, or one for all."""
+        rank = (trainer.global_rank,) if apart else ()
+        start_stream(self._run_seed or 0, purpose, *_place(trainer), *rank)
 
     def _measure(self, trainer: Any, pl_module: Any) -> Seeded:
         loaders = tree_leaves(trainer.train_dataloader)

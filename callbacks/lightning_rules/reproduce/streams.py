@@ -15,23 +15,27 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_rules.untouched import untouched
 
-Purpose = Literal["agreed", "rank", "workers", "order"]
-PURPOSES: tuple[Purpose, ...] = ("agreed", "rank", "workers", "order")
+Purpose = Literal["loading", "start", "epoch", "workers", "order"]
+PURPOSES: tuple[Purpose, ...] = ("loading", "start", "epoch", "workers", "order")
 Place = tuple[int, int]  # epoch, optimiser steps done
 
 
-def derive(seed: int, purpose: Purpose, *place: int) -> int:
-    """A number of 128 bits for a purpose and a place, by NumPy's SeedSequence (O'Neill, 2015)."""
+def derive(seed: int, purpose: Purpose, *place: int) -> list[int]:
+    """Three numbers of 128 bits for a purpose and a place, by NumPy's SeedSequence (O'Neill, 2015)."""
     spawned = np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *place))
-    return int.from_bytes(spawned.generate_state(4).tobytes(), "little")
+    bits = spawned.generate_state(12).tobytes()
+    return [int.from_bytes(bits[start : start + 16], "little") for start in (0, 16, 32)]
 
 
 def start_stream(seed: int, purpose: Purpose, *place: int) -> None:
-    """Start the global generators of Python, NumPy and torch (all devices) at one stream."""
-    number = derive(seed, purpose, *place)
-    random.seed(number)
-    np.random.seed([(number >> shift) & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
-    torch.manual_seed(number & 0xFFFFFFFFFFFFFFFF)
+    """Start the global generators of Python, NumPy and torch (all devices) at one stream.
+
+    Each gets a number of its own: Python and NumPy run the same algorithm, and would draw the same from the same.
+    """
+    of_python, of_numpy, of_torch = derive(seed, purpose, *place)
+    random.seed(of_python)
+    np.random.seed([(of_numpy >> shift) & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+    torch.manual_seed(of_torch & 0xFFFFFFFFFFFFFFFF)
 
 
 @dataclass
@@ -59,7 +63,7 @@ class _Held:
     def start(self, seed: int, rank: int, place: Place) -> None:
         self.place = place
         if self.generator is not None:
-            self.generator.manual_seed(derive(seed, "workers", *self.key, *place, rank) & 0x7FFFFFFFFFFFFFFF)
+            self.generator.manual_seed(derive(seed, "workers", *self.key, *place, rank)[0] & 0x7FFFFFFFFFFFFFFF)
         if self.order is not None:
             self.order.start(seed, *self.key, *place)
 
