@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
@@ -96,13 +97,11 @@ def fit(rule: Any, data: Any = None, seed: int | None = None, model: Any = None,
         accelerator="cpu",
         devices=WORLD,
         strategy="ddp" if WORLD > 1 else "auto",
-        callbacks=[rule] if rule else [],
+        callbacks=[*([rule] if rule else []), *options.pop("callbacks", [])],
         **{**quiet, "max_epochs": 2, **options},
     )
     data = DataLoader(Augmented(), 4, shuffle=True) if data is None else data
     trainer.fit(model, data, ckpt_path=ckpt_path)
-    if options.get("max_steps") and not ckpt_path:
-        trainer.save_checkpoint("a.ckpt")
     return {
         "noise": model.noise,
         "order": model.order,
@@ -174,8 +173,10 @@ def fresh_repeated() -> Any:
 
 
 def resumed_within_an_epoch() -> Any:
-    before = fit(SeedEverything(7), loader(0), max_steps=6, max_epochs=-1)
-    after = fit(SeedEverything(7), loader(0), max_steps=8, max_epochs=-1, ckpt_path="a.ckpt")
+    save = ModelCheckpoint(".", "a", every_n_train_steps=6)  # four steps an epoch
+    options = {"enable_checkpointing": True, "max_epochs": -1}
+    before = fit(SeedEverything(7), loader(0), callbacks=[save], max_steps=6, **options)
+    after = fit(SeedEverything(7), loader(0), max_steps=10, ckpt_path="a.ckpt", **options)
     return {**after, "before": before["noise"]}
 
 

@@ -82,7 +82,7 @@ def test_all_ranks_hold_rank_0s_fresh_seed(results: Any) -> None:
 def test_a_resumed_run_keeps_ranks_apart_and_replays_nothing(results: Any) -> None:
     runs = [run["resumed_within_an_epoch"] for run in results]
     noise = runs[0]["noise"] + runs[1]["noise"] + runs[0]["before"] + runs[1]["before"]
-    assert len(noise) == 2 * 8 * 4 * 3
+    assert len(noise) == 2 * 10 * 4 * 3
     assert len(set(noise)) == len(noise)
 
 

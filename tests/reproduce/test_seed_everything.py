@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -199,9 +200,10 @@ def test_a_run_resumed_within_an_epoch_replays_nothing(workers: int, tmp_path: P
     def data() -> Any:
         return DataLoader(Augmented(), 4, shuffle=True, num_workers=workers)
 
-    broken, trainer = fit(SeedEverything(7), data(), max_steps=6, max_epochs=-1)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    resumed, _ = fit(SeedEverything(7), data(), ckpt_path=tmp_path / "a.ckpt", max_steps=12, max_epochs=-1)
+    save = ModelCheckpoint(tmp_path, "a", every_n_train_steps=6)  # four steps an epoch
+    options = {"enable_checkpointing": True, "max_epochs": -1}
+    broken, _ = fit(SeedEverything(7), data(), callbacks=[save], max_steps=6, **options)
+    resumed, _ = fit(SeedEverything(7), data(), ckpt_path=tmp_path / "a.ckpt", max_steps=12, **options)
     noise = torch.cat(broken.seen + resumed.seen)
     assert len(resumed.seen) == 6
     assert len(noise.unique()) == noise.numel()
