@@ -96,9 +96,8 @@ def fit(rule: Any, data: Any = None, model: Any = None, ckpt_path: Any = None, p
     torch.rand(random.SystemRandom().randrange(50))  # where the generators stand before must not matter
     random.random(), np.random.rand()
     model = model or Model()
-    trainer = package.Trainer(
-        accelerator="cpu", callbacks=[rule] if rule else [], **{**QUIET, "max_epochs": 2, **options}
-    )
+    callbacks = [*([rule] if rule else []), *options.pop("callbacks", [])]
+    trainer = package.Trainer(accelerator="cpu", callbacks=callbacks, **{**QUIET, "max_epochs": 2, **options})
     data = DataLoader(Augmented(), 4, shuffle=True) if data is None else data
     trainer.fit(model, data, ckpt_path=ckpt_path)
     return model, trainer
