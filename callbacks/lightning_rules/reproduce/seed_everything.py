@@ -31,12 +31,15 @@ class SeedEverything(Rule):
     What it does: With a seed (``mode`` "fixed") it seeds Python, NumPy and torch (CUDA included) in ``setup``, alike
         on all ranks, so that weights made in ``setup`` and ``configure_model`` agree. At the start of each epoch the
         generators go on with a stream derived from seed, epoch, step and rank: augmentation and dropout differ
-        between ranks, a resumed run does not replay what it has seen, and a run resumed at the end of an epoch draws
-        what the unbroken run would have drawn. Workers are seeded by rank and worker; a loader's own ``generator``
-        or ``worker_init_fn`` is kept. Samplers that Lightning shards draw alike on all ranks. "fresh" draws a seed,
-        says it, and does the same; ``SeedEverything(THAT_SEED)`` repeats the run. Seed, flags and versions go into
-        findings and checkpoint. Without arguments ("workers") the program's own seeding is left alone, and only the
-        worker processes of several ranks are kept apart.
+        between ranks, and a resumed run does not replay what it has seen. A run resumed at the end of an epoch draws
+        what the unbroken run would have drawn where the main process reads the data; workers begin new streams.
+        Workers are seeded by rank and worker; a loader's own ``generator`` or ``worker_init_fn`` is kept. Samplers
+        that Lightning shards draw alike on all ranks. "fresh" draws a seed, says it, and does the same;
+        ``SeedEverything(THAT_SEED)`` repeats the run. Seed, flags and versions go into findings and checkpoint. Let
+        the rule stand before others that draw random numbers.
+
+        Without arguments ("workers") the program's own seeding is left alone, and only the worker processes of
+        several ranks are kept apart.
 
         What is drawn before a callback can act is not reached: weights made in the module's ``__init__``, and splits
         drawn in the data module's ``__init__``, ``prepare_data`` or ``setup``. Call ``seed_everything(seed)`` of
@@ -51,9 +54,9 @@ class SeedEverything(Rule):
     Under DDP: The seed is rank 0's. Streams of ranks differ in training, agree before it. A data set that shuffles
         by itself and takes its rank's share needs a generator of its own, seeded alike on all ranks.
 
-    Cost: Microseconds an epoch; one read of all weights at the start (two under DDP). ``deterministic=True`` forbids
-        cuDNN's search for the fastest convolution and every kernel without a fixed order of summation: some training
-        becomes slower, some operators raise a ``RuntimeError`` that names them.
+    Cost: Less than a millisecond an epoch; one read of all weights at the start (two under DDP).
+        ``deterministic=True`` forbids cuDNN's search for the fastest convolution and every kernel without a fixed
+        order of summation: some training becomes slower, some operators raise a ``RuntimeError`` that names them.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -103,6 +106,8 @@ class SeedEverything(Rule):
         """Agree on the seed and seed this process, as all others."""
         super().setup(trainer, pl_module, stage)
         self._put_back()
+        if stage == "fit":
+            self._versions_before, self._compared, self._unseeded_start = None, False, False
         seeds = [c for c in trainer.callbacks if isinstance(c, SeedEverything) and c._way != "workers"]
         if len(seeds) > 1:
             raise ValueError(f"Expected one SeedEverything with a seed, but got {len(seeds)}; keep one of them.")
@@ -116,7 +121,6 @@ class SeedEverything(Rule):
         if stage == "fit" or self._run_seed is None:
             seed = environment.drawn_seed() if self.seed is None else self.seed
             self._run_seed = gather(trainer, seed)[0]
-            self._versions_before, self._compared = None, False
             self._unseeded_start = "PL_GLOBAL_SEED" not in os.environ and any(True for _ in pl_module.parameters())
         self._seed_process()
         self._follow_loaders(trainer)
