@@ -15,6 +15,7 @@ from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
+from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RecurrentInit",
     "Report",
     "Rule",
+    "SeedEverything",
     "Severity",
     "WeightDecayGroups",
     "check",
