@@ -8,11 +8,13 @@ from lightning_rules.check import Report, check
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
+from lightning_rules.optimise.gradient_clipping import GradientClipping
 from lightning_rules.recommended import recommended
 from lightning_rules.rule import Rule
 
 __all__ = [
     "Finding",
+    "GradientClipping",
     "LastLayerBiasInit",
     "LossAtInit",
     "Report",

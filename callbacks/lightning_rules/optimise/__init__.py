@@ -1,0 +1,1 @@
+"""Rules about the optimiser, its step and its schedule."""
