@@ -49,11 +49,11 @@ class Tally:
     def empty(cls, parameters: int, device: torch.device, dtype: torch.dtype) -> Tally:
         """Nothing counted yet."""
         counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(5)]
-        norms = [torch.zeros((), dtype=dtype, device=device) for _ in range(2)]
+        norm_sum, norm_max = (torch.zeros((), dtype=dtype, device=device) for _ in range(2))
         blame = torch.zeros(parameters, dtype=torch.int64, device=device)
         history = torch.full((WINDOW,), torch.nan, dtype=dtype, device=device)
         clipped, skipped, row, longest, seen = counts
-        return cls(0, clipped, skipped, row, longest, *norms, blame, history, seen)
+        return cls(0, clipped, skipped, row, longest, norm_sum, norm_max, blame, history, seen)
 
     def fit_to(self, norms: Tensor) -> None:
         """Move to the device of these norms, and make room for parameters that the optimiser was given since."""

@@ -84,10 +84,9 @@ def total_norm(parameters: Sequence[Tensor], norms: Tensor, flat_shards: bool) -
         square = torch.stack(parts).square().sum()
         if layout is None and flat_shards:
             torch.distributed.all_reduce(square)
-        mesh, placements = layout or (None, ())
-        for dimension, placement in enumerate(placements):
-            if placement.is_shard():
-                torch.distributed.all_reduce(square, group=mesh.get_group(dimension))
+        for dimension, placement in enumerate(layout[1] if layout else ()):
+            if layout and placement.is_shard():
+                torch.distributed.all_reduce(square, group=layout[0].get_group(dimension))
         squares.append(square)
     return torch.stack(squares).sum().sqrt()
 
