@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import GradientClipping
+from lightning_rules.optimise.gradient_norms import gradients_of, norms_of, total_norm
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -125,6 +126,19 @@ def sharded() -> Any:
     return fit(Sharded(bad=(5,)), GradientClipping(max_norm=0.5), strategy)
 
 
+def flat_shards() -> Any:
+    """FSDP's first version, which Lightning starts on accelerators only: torch's wrapper by itself."""
+    layer: Any = Recurrent().head
+    if WORLD > 1:
+        layer = FullyShardedDataParallel(layer, device_id=torch.device("cpu"), use_orig_params=True)
+    inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    layer(inputs[RANK::WORLD]).square().mean().backward()
+    parameters = list(layer.parameters())
+    norms = norms_of(gradients_of(parameters), torch.device("cpu"))
+    clip = layer.clip_grad_norm_ if WORLD > 1 else lambda most: nn.utils.clip_grad_norm_(parameters, most)
+    return {"ours": float(total_norm(parameters, norms, flat_shards=WORLD > 1)), "theirs": float(clip(1e9))}
+
+
 def one_bad_batch() -> Any:
     return fit(Recurrent(bad=(5,)), GradientClipping(max_norm=0.5))
 
@@ -156,6 +170,7 @@ def budget_raises() -> Any:
 SCENARIOS: list[Callable[[], Any]] = [
     max_norm, percentile, agc, one_bad_batch, one_bad_batch_fused, one_bad_batch_accumulated,
     one_bad_batch_without_synchronisation, budget_stops, budget_stops_without_synchronisation, budget_raises, sharded,
+    flat_shards,
 ]  # fmt: skip
 
 

@@ -46,6 +46,12 @@ def test_as_in_one_process(results: Any, scenario: str) -> None:
         assert two == pytest.approx(alone, abs=1e-3)
 
 
+def test_norm_over_flat_shards(results: Any) -> None:
+    one, first, _ = results
+    assert first["flat_shards"]["ours"] == pytest.approx(first["flat_shards"]["theirs"], rel=1e-6)
+    assert first["flat_shards"]["ours"] == pytest.approx(one["flat_shards"]["theirs"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("scenario", "share"),
     [
