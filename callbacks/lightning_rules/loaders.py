@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -44,22 +44,53 @@ def peek(loaders: Any, count: int, pick: Callable[[Any], T] = lambda batch: batc
     return picked
 
 
+def endless(loaders: Any) -> Generator[Any, None, None]:
+    """Training batches without end, pass after pass, read beside the run's own loader by as many workers.
+
+    For use inside :func:`untouched`, which puts random number generators back. An iterable data set that can be read
+    only once ends the stream.
+
+    Args:
+        loaders: As for :func:`peek`.
+
+    Raises:
+        NotApplicable: The data can be read only once.
+    """
+    again = _again(loaders, workers=True)
+    while True:
+        empty = True
+        for batch in _without_place(again):
+            empty = False
+            yield batch
+        if empty:
+            return
+
+
 def _batches(loaders: Any) -> Iterator[Any]:
+    return _without_place(_again(loaders))
+
+
+def _without_place(again: Any) -> Iterator[Any]:
+    """Batches alone; a CombinedLoader gives each with its index and its loader's."""
+    combined = type(again).__name__ == "CombinedLoader"
+    return (batch for batch, _, _ in again) if combined else iter(again)
+
+
+def _again(loaders: Any, workers: bool = False) -> Any:
+    """Copies of loaders, combined as the originals are."""
     if type(loaders).__name__ == "CombinedLoader":  # of either namespace
-        again = type(loaders)(_each(loaders.iterables), loaders._mode)
-    elif isinstance(loaders, (dict, list, tuple)) and _holds_loaders(loaders):
-        again = CombinedLoader(_each(loaders), "max_size_cycle")
-    else:
-        return iter(copy_of(loaders))
-    return (batch for batch, _, _ in again)
+        return type(loaders)(_each(loaders.iterables, workers), loaders._mode)
+    if isinstance(loaders, (dict, list, tuple)) and _holds_loaders(loaders):
+        return CombinedLoader(_each(loaders, workers), "max_size_cycle")
+    return copy_of(loaders, workers)
 
 
-def _each(loaders: Any) -> Any:
+def _each(loaders: Any, workers: bool) -> Any:
     if isinstance(loaders, dict):
-        return {name: copy_of(loader) for name, loader in loaders.items()}
+        return {name: copy_of(loader, workers) for name, loader in loaders.items()}
     if isinstance(loaders, (list, tuple)):
-        return [copy_of(loader) for loader in loaders]
-    return copy_of(loaders)
+        return [copy_of(loader, workers) for loader in loaders]
+    return copy_of(loaders, workers)
 
 
 def _holds_loaders(loaders: Any) -> bool:
@@ -68,8 +99,13 @@ def _holds_loaders(loaders: Any) -> bool:
     return len(loaders) > 0 and all(isinstance(value, DataLoader) for value in values)
 
 
-def copy_of(loader: Any) -> Any:
-    """A loader over the same data that reads in this process and shares no position with the original.
+def copy_of(loader: Any, workers: bool = False) -> Any:
+    """A loader over the same data that shares no position with the original.
+
+    Args:
+        loader: A DataLoader or another iterable.
+        workers: Whether the copy reads in as many worker processes as the original, which live as long as it does;
+            else it reads in this process.
 
     Raises:
         NotApplicable: The loader or its iterable data set cannot be copied, so that reading it would use it up.
@@ -87,7 +123,10 @@ def copy_of(loader: Any) -> Any:
         "pin_memory": False,
     }
     # DataLoader forbids setting these through attributes once it is built.
-    again.__dict__.update(alone, _iterator=None, _DataLoader__multiprocessing_context=None)
+    if workers and loader.num_workers > 0:
+        again.__dict__.update(_iterator=None, persistent_workers=True)
+    else:
+        again.__dict__.update(alone, _iterator=None, _DataLoader__multiprocessing_context=None)
     if isinstance(loader.dataset, IterableDataset):
         again.__dict__["dataset"] = _copied(loader.dataset, "the iterable data set")
         return again

@@ -90,20 +90,39 @@ class View:
         Raises:
             NotApplicable: Parameters are sharded over ranks or not made yet, or the step draws its batches itself.
         """
-        self._refuse_what_cannot_be_run()
         with (
-            untouched(self.module, self.trainer.train_dataloader),
-            _muted_loggers(self.trainer),
+            self.on_loan() as seen,
             torch.enable_grad(),
             self.trainer.precision_plugin.train_step_context(),
         ):
-            seen = _mute(self.module)
             batch = self.to_device(batch)
             with seen_losses(self.module) as calls:
-                returned = self.module.training_step(*_arguments(self.module.training_step, batch, batch_idx))
-            loss = returned.get("loss") if isinstance(returned, Mapping) else returned
-            loss = loss if isinstance(loss, Tensor) else None
+                loss = self._training_step(batch, batch_idx)
             yield Step(loss if loss is not None else next(iter(seen), None), _behind([loss, *seen], calls))
+
+    @contextmanager
+    def on_loan(self) -> Iterator[list[Tensor]]:
+        """The module to be run and trained at will; when the block ends, everything is put back, as :meth:`step` does.
+
+        Yields:
+            The list that the losses given to ``manual_backward`` are appended to.
+
+        Raises:
+            NotApplicable: As for :meth:`step`.
+        """
+        self._refuse_what_cannot_be_run()
+        with untouched(self.module, self.trainer.train_dataloader), _muted_loggers(self.trainer):
+            yield _mute(self.module)
+
+    def loss(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """The loss of ``training_step`` on a batch on the host, within :meth:`on_loan`; None if it gave none."""
+        with torch.enable_grad(), self.trainer.precision_plugin.train_step_context():
+            return self._training_step(self.to_device(batch), batch_idx)
+
+    def _training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        returned = self.module.training_step(*_arguments(self.module.training_step, batch, batch_idx))
+        loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+        return loss if isinstance(loss, Tensor) else None
 
     def _refuse_what_cannot_be_run(self) -> None:
         refuse_shards(self.trainer)

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_recipe import errors, noise, preconditions, summary
+from lightning_recipe.trainer import RecipeTrainer
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
 # Imported before parsing, so that their classes have short names (`class_path: ImageClassifier`).
@@ -31,7 +32,7 @@ _LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"s
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with `fit validate test predict`.
+    """LightningCLI for any LightningModule and LightningDataModule, with `fit validate test predict` and `lr-find`.
 
     Model and data are given by `class_path`; several `--config` are laid over each other, the last wins.
     Beyond LightningCLI:
@@ -59,6 +60,7 @@ class RecipeCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
         self.record = summary.RunRecord()
         super().__init__(
+            trainer_class=RecipeTrainer,
             seed_everything_default=42,
             trainer_defaults={"logger": _LOGGER},
             # Optimisers belong to the model: `model.init_args.optimizer`.
@@ -67,6 +69,11 @@ class RecipeCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's and ours, with the arguments that are filled in rather than asked for."""
+        return {**LightningCLI.subcommands(), "lr-find": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options beyond LightningCLI's; every subcommand has them, so that one YAML serves all."""

@@ -1,0 +1,72 @@
+"""Lightning's Trainer, with the subcommands of the command line that Lightning's has not."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from lightning_recipe import summary
+from lightning_rules import LRFinder, Rule
+
+
+class StopBeforeTraining(Callback):
+    """Ends a fit once every callback has looked at its start, before the first batch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop."""
+        trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
+        trainer.should_stop = True
+
+
+class RecipeTrainer(Trainer):
+    """Lightning's Trainer; each further method is a subcommand of :class:`~lightning_recipe.cli.RecipeCLI`."""
+
+    def lr_find(self, model: LightningModule, datamodule: LightningDataModule | None = None, budget: int = 800) -> None:
+        """Finds the learning rate for a run, without running it.
+
+        Args:
+            model: The model.
+            datamodule: The data.
+            budget: How many optimiser steps the search may take, at least 420; see
+                :class:`~lightning_rules.LRFinder`.
+
+        Raises:
+            ValueError: ``budget`` is too small.
+            SystemExit: With status 1, if the losses do not say which rate is best; the findings say why.
+        """
+        finder = LRFinder(budget, apply=False)
+        self._keep_callbacks(finder)
+        self.fit(model, datamodule=datamodule)
+        log_dir = self.log_dir  # a broadcast: every rank asks
+        if self.is_global_zero:
+            print("\n" + summary.table(_rate_rows(finder, model, log_dir)))
+        if finder.suggestion is None:
+            raise SystemExit(1)
+
+    def _keep_callbacks(self, *added: Callback) -> None:
+        """Only rules that act on a run and the progress bar stay: no checkpoints, no early stopping."""
+        kept: list[Any] = [
+            callback
+            for callback in self.callbacks  # type: ignore[has-type]
+            if isinstance(callback, ProgressBar)
+            or (isinstance(callback, Rule) and callback.kind == "enforce" and not isinstance(callback, LRFinder))
+        ]
+        self.callbacks = [*kept, *added, StopBeforeTraining()]
+
+
+def _rate_rows(finder: LRFinder, model: LightningModule, log_dir: str | None) -> list[tuple[str, str]]:
+    """What was found, and what to do with it."""
+    if finder.suggestion is None:
+        return [("Learning rate", f"none found. {finder.findings[-1].message}")]
+    before = float(finder.findings[-1].evidence["rate_before"] or 0)
+    rows = [("Learning rate", f"{finder.suggestion:.2g} (it is set to {before:.2g})")]
+    names = [name for name in ("lr", "learning_rate") if name in model.hparams]
+    if names:
+        rows.append(("Train with it", f"add --model.init_args.{names[0]} {finder.suggestion:.2g} to the command for fit"))
+    if log_dir is not None:
+        rows.append(("Curve", f"{summary.shown_path(log_dir)}/rules/lr-first.png"))
+    return rows
+
+
+# A subcommand is spelled with a hyphen, and LightningCLI looks for a method of that very name.
+setattr(RecipeTrainer, "lr-find", RecipeTrainer.lr_find)

@@ -1,0 +1,112 @@
+"""What lr-first promises under DDP, as small runs; started by test_lr_ddp.py, once a rank, or alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_rules import LRFinder
+
+RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Network(L.LightningModule):
+    """A layer that one rank does not use in every step, and rates in two groups."""
+
+    def __init__(self, strict: bool = False, sometimes: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.network = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 4))
+        self.extra = nn.Linear(10, 4)
+        self.strict, self.sometimes, self.calls = strict, sometimes, 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.calls += 1
+        logits = self.network(batch[0])
+        if not self.sometimes or (RANK == 0 and batch_idx % 2):
+            logits = logits + self.extra(batch[0])
+        if self.strict and RANK == WORLD - 1 and logits.abs().max() > 30:
+            raise ValueError("The last rank alone does not like this.")
+        return F.cross_entropy(logits, batch[1])
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.network.parameters()}, {"params": self.extra.parameters(), "lr": 1e-5}]
+        return torch.optim.Adam(groups, lr=1e-4)
+
+
+def loader(skewed: bool = False) -> DataLoader[Any]:
+    """The same global batches whatever the number of processes; skewed: shuffled, half of them mislabelled."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(512, 10, generator=generator)
+    labels = inputs[:, :4].argmax(1)
+    if skewed:
+        labels[::2] = 3 - labels[::2]
+    dataset = TensorDataset(inputs, labels)
+    if skewed or WORLD == 1:
+        return DataLoader(dataset, 32 // WORLD, shuffle=skewed)
+    # Lightning's own sampler would shuffle, though the loader does not.
+    return DataLoader(dataset, 32 // WORLD, sampler=DistributedSampler(dataset, WORLD, RANK, shuffle=False))
+
+
+def fit(finder: LRFinder | None, skewed: bool = False, epochs: int = 10, **model: Any) -> tuple[Any, Any]:
+    network = Network(**model)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=WORLD,
+        strategy="ddp_find_unused_parameters_true" if WORLD > 1 else "auto",
+        max_epochs=epochs,
+        callbacks=[] if finder is None else [finder],
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    torch.manual_seed(5)
+    trainer.fit(network, loader(skewed))
+    return network, trainer
+
+
+def scenario(**options: Any) -> dict[str, Any]:
+    """The finder's suggestion, what it said, and what training with it came to."""
+    finder = LRFinder()
+    network, trainer = fit(finder, **options)
+    return {
+        "rate": finder.suggestion,
+        "rates": [group["lr"] for group in trainer.optimizers[0].param_groups],
+        "said": [finding.message for finding in finder.findings],
+        "weights": [parameter.sum().item() for parameter in network.parameters()],
+    }
+
+
+def no_trace() -> dict[str, Any]:
+    """Whether a search that is not applied changes anything."""
+    (ours, ours_trainer), (plain, plain_trainer) = fit(LRFinder(apply=False), epochs=3), fit(None, epochs=3)
+    pairs = zip(ours.state_dict().values(), plain.state_dict().values(), strict=True)
+    return {
+        "same_weights": all(torch.equal(mine, theirs) for mine, theirs in pairs),
+        "same_state": str(ours_trainer.optimizers[0].state_dict()) == str(plain_trainer.optimizers[0].state_dict()),
+    }
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    results = {
+        "plain": scenario(),
+        "ranks_differ": scenario(skewed=True),
+        "raises_on_one_rank": scenario(strict=True),
+        "unused_on_one_rank": scenario(sometimes=True),
+        "no_trace": no_trace(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{WORLD}-{RANK}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
