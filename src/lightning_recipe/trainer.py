@@ -62,9 +62,10 @@ def _rate_rows(finder: LRFinder, model: LightningModule, log_dir: str | None) ->
     rows = [("Learning rate", f"{finder.suggestion:.2g} (it is set to {before:.2g})")]
     names = [name for name in ("lr", "learning_rate") if name in model.hparams]
     if names:
-        rows.append(("Train with it", f"add --model.init_args.{names[0]} {finder.suggestion:.2g} to the command for fit"))
+        option = f"--model.init_args.{names[0]} {finder.suggestion:.2g}"
+        rows.append(("Train with it", f"add {option} to the command for fit"))
     if log_dir is not None:
-        rows.append(("Curve", f"{summary.shown_path(log_dir)}/rules/lr-first.png"))
+        rows.append(("Curve", f"{summary.shown_path(log_dir)}/rules/lr-finder.png"))
     return rows
 
 

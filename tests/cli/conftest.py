@@ -76,6 +76,14 @@ class Labelled(Unlabelled):
         return [0, 0, 0, 1] if split == "train" else self.y.tolist()
 
 
+class Many(L.LightningDataModule):
+    """512 training examples, told apart by their sign."""
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        x = torch.randn(512, 1, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x, x[:, 0].gt(0).long()), batch_size=16, shuffle=True)
+
+
 class Untestable(L.LightningDataModule):
     """Has nothing to test on."""
 

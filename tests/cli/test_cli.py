@@ -36,14 +36,14 @@ def printed_config(command: Command, capsys: Capture, *arguments: str) -> dict[s
     return loaded
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "lr-find"])
 def test_options_are_frozen(command: Command, capsys: Capture, subcommand: str) -> None:
     with pytest.raises(SystemExit) as raised:
         command(subcommand, "--help")
     assert raised.value.code == 0
     text = capsys.readouterr().out
     options = {name.partition(".")[0] for name in re.findall(r"^ +(?:-\w, )?--([a-z_.]+)", text, re.MULTILINE)}
-    own = {"return_predictions", "verbose", "help"}  # of single subcommands
+    own = {"return_predictions", "verbose", "help", "budget"}  # of single subcommands
     assert options - LIGHTNINGS_OPTIONS - own == set(OPTIONS)
 
 
@@ -58,7 +58,7 @@ def test_top_level_help_names_the_subcommands(command: Command, capsys: Capture)
     with pytest.raises(SystemExit) as raised:
         command("--help")
     assert raised.value.code == 0
-    assert "{fit,validate,test,predict}" in capsys.readouterr().out
+    assert "{fit,validate,test,predict,lr-find}" in capsys.readouterr().out
 
 
 def test_printed_config_gives_itself_back(command: Command, capsys: Capture, tmp_path: Path) -> None:
@@ -194,3 +194,30 @@ def _rules(cli: RecipeCLI) -> list[Rule]:
 def _rows(printed: str) -> dict[str, str]:
     table = printed.strip().rpartition("\n\n")[2]
     return {name.strip(): text.strip() for name, text in (line.split("  ", 1) for line in table.splitlines()) if text}
+
+
+class TestLearningRate:
+    """`lr-find`: what a person at the command line gets."""
+
+    ARGUMENTS = ("lr-find", "--model=Separable", "--data=Many", "--trainer.max_epochs=4", "--trainer.accelerator=cpu")
+
+    def test_says_the_rate_and_where_the_curve_is(self, command: Command, capsys: Capture) -> None:
+        cli = command(*self.ARGUMENTS)
+        printed = capsys.readouterr().out
+        found = re.search(r"^Learning rate +(\S+) \(it is set to 0.1\)$", printed, re.MULTILINE)
+        assert found is not None, printed
+        assert 0.01 < float(found[1]) < 1000
+        curve = re.search(r"^Curve +(\S+)$", printed, re.MULTILINE)
+        assert curve is not None, printed
+        assert Path(curve[1]).stat().st_size > 10_000
+        assert cli.trainer.global_step == 0
+        assert not list(Path.cwd().rglob("*.ckpt"))
+
+    def test_no_rate_is_status_1_and_a_reason(self, command: Command, capsys: Capture) -> None:
+        with pytest.raises(SystemExit) as raised:
+            command("lr-find", "--model=Separable", "--data=Labelled", "--trainer.max_epochs=4")
+        assert raised.value.code == 1
+        assert "Learning rate  none found. Does not apply: the whole run has 12 steps" in capsys.readouterr().out
+
+    def test_budget_is_an_option(self, error: Error) -> None:
+        assert "at least 420, but got 100" in error(*self.ARGUMENTS, "--budget=100")

@@ -1,4 +1,4 @@
-"""What lr-first promises under DDP, as small runs; started by test_lr_ddp.py, once a rank, or alone."""
+"""What lr-finder promises under DDP, as small runs; started by test_lr_ddp.py, once a rank, or alone."""
 
 from __future__ import annotations
 
@@ -44,21 +44,23 @@ class Network(L.LightningModule):
         return torch.optim.Adam(groups, lr=1e-4)
 
 
-def loader(skewed: bool = False) -> DataLoader[Any]:
-    """The same global batches whatever the number of processes; skewed: shuffled, half of them mislabelled."""
+def loader(skewed: bool = False, shuffled: bool = False) -> DataLoader[Any]:
+    """The same global batches whatever the number of processes, unless shuffled; skewed: each rank has its own task."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(512, 10, generator=generator)
     labels = inputs[:, :4].argmax(1)
     if skewed:
         labels[::2] = 3 - labels[::2]
     dataset = TensorDataset(inputs, labels)
-    if skewed or WORLD == 1:
-        return DataLoader(dataset, 32 // WORLD, shuffle=skewed)
+    if shuffled or WORLD == 1:
+        return DataLoader(dataset, 32 // WORLD, shuffle=shuffled)
     # Lightning's own sampler would shuffle, though the loader does not.
     return DataLoader(dataset, 32 // WORLD, sampler=DistributedSampler(dataset, WORLD, RANK, shuffle=False))
 
 
-def fit(finder: LRFinder | None, skewed: bool = False, epochs: int = 10, **model: Any) -> tuple[Any, Any]:
+def fit(
+    finder: LRFinder | None, skewed: bool = False, shuffled: bool = False, epochs: int = 10, **model: Any
+) -> tuple[Any, Any]:
     network = Network(**model)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -69,7 +71,7 @@ def fit(finder: LRFinder | None, skewed: bool = False, epochs: int = 10, **model
         **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
     )
     torch.manual_seed(5)
-    trainer.fit(network, loader(skewed))
+    trainer.fit(network, loader(skewed, shuffled))
     return network, trainer
 
 
@@ -100,6 +102,7 @@ def main(folder: Path) -> None:
     results = {
         "plain": scenario(),
         "ranks_differ": scenario(skewed=True),
+        "shuffled": scenario(shuffled=True),
         "raises_on_one_rank": scenario(strict=True),
         "unused_on_one_rank": scenario(sometimes=True),
         "no_trace": no_trace(),

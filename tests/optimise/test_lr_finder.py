@@ -1,4 +1,4 @@
-"""lr-first: a good rate for the run as it is, and otherwise no trace."""
+"""lr-finder: a good rate for the run as it is, and otherwise no trace."""
 
 from __future__ import annotations
 
@@ -332,12 +332,12 @@ def test_curve_and_candidates_as_files(tmp_path: Path) -> None:
     finder = LRFinder()
     trainer = fit(network(), finder, logger=L.loggers.CSVLogger(tmp_path))
     rules = Path(trainer.log_dir, "rules")
-    written = json.loads((rules / "lr-first.json").read_text())
+    written = json.loads((rules / "lr-finder.json").read_text())
     assert written["rate"] == found(finder)
     assert written["rate_before"] == 1e-5
     assert len(written["range_test"]["rates"]) == len(written["range_test"]["losses"]) > 50
     assert {len(one["losses"]) for one in written["candidates"] if one["loss"] is not None} == {100}
-    with Image.open(rules / "lr-first.png") as picture:
+    with Image.open(rules / "lr-finder.png") as picture:
         assert min(picture.size) > 400
     assert not list(rules.glob(".*"))
 

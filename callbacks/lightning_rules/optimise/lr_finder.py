@@ -1,4 +1,4 @@
-"""The rule lr-first."""
+"""The rule lr-finder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_rules.optimise.rates import multiply_rates, refuse_unknown_schedu
 from lightning_rules.optimise.trial_runs import TrialRuns
 from lightning_rules.rule import NotApplicable, Rule
 
-NAME = "lr-first"
+NAME = "lr-finder"
 LEAST_BUDGET = rate_search.RANGE_STEPS + 3 * rate_search.TRIAL_STEPS  # a candidate and one on either side
 ATTRIBUTES = ("lr", "learning_rate")
 
@@ -39,7 +39,7 @@ class LRFinder(Rule):
         better than Goodfellow's advice to go above the best of the first 100 steps, which held with a schedule only.
         All rates of the run, in groups and schedulers, are multiplied by one factor: ratios between groups, warm-up
         and decay keep their shape. ``lr`` or ``learning_rate`` of the module or its ``hparams`` follows where it held
-        the old rate. Curve and candidates are saved as ``rules/lr-first.json`` and ``.png`` in the run's log folder.
+        the old rate. Curve and candidates are saved as ``rules/lr-finder.json`` and ``.png`` in the run's log folder.
 
         Otherwise the run is as if it had not been there: weights, buffers, optimiser, schedulers, random numbers,
         loaders, loggers and counters. Hooks of the module and of callbacks around batches and epochs are not called

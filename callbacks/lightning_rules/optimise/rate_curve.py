@@ -11,11 +11,11 @@ from typing import Any
 from lightning_rules.optimise.rate_search import Candidate, Search
 
 log = logging.getLogger(__name__)
-FILE = "rules/lr-first"
+FILE = "rules/lr-finder"
 
 
 def save_curve(search: Search, before: float, folder: str | None) -> None:
-    """Write ``rules/lr-first.json`` and ``rules/lr-first.png`` below a run's log folder.
+    """Write ``rules/lr-finder.json`` and ``rules/lr-finder.png`` below a run's log folder.
 
     Each appears whole or not at all. A folder that is not local, or cannot be written, is a warning, not the end of
     the run. Without a folder (``fast_dev_run``) nothing is written.
