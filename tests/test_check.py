@@ -144,7 +144,10 @@ def test_each_rule_can_be_ignored(rule: Any) -> None:
 @pytest.mark.parametrize(
     ("ignore", "message"),
     [
-        ({"loss-at-start": "because"}, "Cannot ignore the rule 'loss-at-start': the recommended rules are seed-everything, "),
+        (
+            {"loss-at-start": "because"},
+            "Cannot ignore the rule 'loss-at-start': the recommended rules are seed-everything, ",
+        ),
         ({"loss-at-init": " "}, "Expected a reason for ignoring 'loss-at-init', one sentence, but got ' '"),
     ],
 )
