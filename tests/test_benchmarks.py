@@ -1,5 +1,6 @@
 """What the benchmarks write: each its own section of RESULTS.md, and no other."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name != "results.py")
 
 
 def test_a_section_is_added_and_replaced_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +30,8 @@ def test_a_section_is_added_and_replaced_and_the_others_stay(tmp_path: Path, mon
     ]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_what_is_recorded_has_a_script(script: Path) -> None:
-    assert f"\n`python benchmarks/{script.name}" in (FOLDER / "RESULTS.md").read_text()
+def test_what_is_recorded_has_a_script() -> None:
+    sections = (FOLDER / "RESULTS.md").read_text().split("\n## ")[1:]
+    commands = [re.match(r"[^\n]+\n`python benchmarks/(\w+\.py)", section) for section in sections]
+    assert len(sections) >= 3
+    assert all(command and (FOLDER / command[1]).is_file() for command in commands), sections
