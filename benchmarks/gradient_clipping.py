@@ -9,30 +9,23 @@ share seeds, so that both start from the same weights and see the same batches.
 """
 
 import argparse
-import datetime
 import itertools
-import logging
 import math
-import os
-import platform
 import time
-import warnings
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from results import origin, quietly, record
 from scipy.stats import binomtest
 from torch import nn
 
 from lightning_recipe.data import DigitsDataModule
 from lightning_rules import GradientClipping
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADING = "## Gradient clipping"
+HEADING = "Gradient clipping"
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 CELLS = {"tanh": nn.RNN, "relu": nn.RNN, "lstm": nn.LSTM}
 STEPS = (8, 64)  # rows, pixels
@@ -130,9 +123,8 @@ def report(seeds: int, epochs: int) -> str:
     start = time.perf_counter()
     settings = list(itertools.product(CELLS, STEPS, RATES, range(seeds)))
     arms = {clipped: [train(*setting, clipped, epochs) for setting in settings] for clipped in (True, False)}
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
     lines = [
-        f"{datetime.date.today()}, {versions}, Python {platform.python_version()}, {os.cpu_count()} CPU cores; "
+        f"{origin('torch', 'lightning')}; "
         f"{len(CELLS)} networks x {len(STEPS)} lengths x {len(RATES)} rates x {seeds} seeds, {epochs} epochs of SGD "
         f"with momentum, `GradientClipping()` against none; {time.perf_counter() - start:.0f} s.",
         "",
@@ -155,15 +147,6 @@ def report(seeds: int, epochs: int) -> str:
     return "\n".join(lines)
 
 
-def record(text: str) -> None:
-    """Put the text under its heading in RESULTS.md, in the place of what stood there."""
-    old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n"
-    before, _, rest = old.partition(HEADING)
-    others = rest.partition("\n## ")[2]
-    after = f"\n## {others}" if others else ""
-    RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n`python benchmarks/gradient_clipping.py`: {text}\n{after}")
-
-
 def main() -> None:
     """Read the options, measure, print, and record if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,14 +154,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each run (default: 5)")
     parser.add_argument("--record", action="store_true", help="write the table to benchmarks/RESULTS.md")
     options = parser.parse_args()
-    for name in ("lightning", "lightning_rules"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    text = report(options.seeds, options.epochs)
+    with quietly():
+        text = report(options.seeds, options.epochs)
     print(text)
     if options.record:
-        record(text)
+        record(HEADING, text)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ wall-clock seconds on a machine that is doing other things.
 """
 
 import argparse
-import datetime
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADING = "## Import time"
+from results import origin, record
+
+HEADING = "Import time"
 BASE = "import lightning"
 HELP = "scripts/train.py --help"
 COMMANDS = {
@@ -71,11 +69,8 @@ def report(rounds: int) -> str:
     """Measure, and lay the medians out as Markdown."""
     medians = in_turns(rounds)
     base = medians[BASE][0]
-    names = ("torch", "lightning", "torchmetrics")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
     lines = [
-        f"{datetime.date.today()}, {versions}, Python {platform.python_version()}, "
-        f"{os.cpu_count()} CPU cores; medians of {rounds} fresh interpreters each, taken in turns.",
+        f"{origin('torch', 'lightning', 'torchmetrics')}; medians of {rounds} fresh interpreters each, taken in turns.",
         "",
         f"| what | CPU s | wall s | CPU / `{BASE}` |",
         "| --- | ---: | ---: | ---: |",
@@ -88,15 +83,6 @@ def report(rounds: int) -> str:
     return "\n".join(lines)
 
 
-def record(text: str) -> None:
-    """Put the text under its heading in RESULTS.md, in the place of what stood there."""
-    old = RESULTS.read_text() if RESULTS.is_file() else "# Results\n"
-    before, _, rest = old.partition(HEADING)
-    others = rest.partition("\n## ")[2]
-    after = f"\n## {others}" if others else ""
-    RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n`python benchmarks/import_time.py`: {text}\n{after}")
-
-
 def main() -> None:
     """Read the options, measure, print, and record if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,7 +92,7 @@ def main() -> None:
     text = report(options.rounds)
     print(text)
     if options.record:
-        record(text)
+        record(HEADING, text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_rules import LastLayerBiasInit, LossAtInit, Severity, check, recommended
+from lightning_rules import (
+    Finding,
+    GradientClipping,
+    LastLayerBiasInit,
+    LossAtInit,
+    Report,
+    SeedEverything,
+    Severity,
+    check,
+    recommended,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -44,12 +54,17 @@ def loader() -> Any:
     return DataLoader(TensorDataset(torch.randn(90, 5), torch.arange(90) % 3), 30, shuffle=True)
 
 
+def finding_of(report: Report, rule: str) -> Finding:
+    (finding,) = [finding for finding in report.findings if finding.rule == rule]
+    return finding
+
+
 @pytest.mark.parametrize("namespace", [L, pytorch_lightning], ids=lambda namespace: namespace.__name__)
 def test_healthy(namespace: Any) -> None:
     report = check(make(namespace), loader())
     assert report.ok
-    assert [finding.rule for finding in report.findings] == ["last-layer-bias-init", "loss-at-init"]
-    assert report.findings[1].severity is Severity.OK
+    assert [finding.rule for finding in report.findings] == [rule.name for rule in recommended()]
+    assert finding_of(report, "loss-at-init").severity is Severity.OK
     assert "cross_entropy starts at" in str(report)
 
 
@@ -68,7 +83,7 @@ def test_leaves_no_trace(tmp_path: Path) -> None:
     gradients = [parameter.grad for parameter in module.parameters()]
     modes = [part.training for part in module.modules()]
     random_numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    before = sorted(os.listdir())
+    before, environment = sorted(os.listdir()), dict(os.environ)
     check(module, data)
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert all(p.grad is g for p, g in zip(module.parameters(), gradients, strict=True))
@@ -77,6 +92,7 @@ def test_leaves_no_trace(tmp_path: Path) -> None:
     assert module.configured == 0
     assert module._trainer is None
     assert sorted(os.listdir()) == before, "nothing is written"
+    assert dict(os.environ) == environment
 
 
 def test_training_after_a_check_is_the_same_to_the_bit() -> None:
@@ -106,21 +122,32 @@ def test_not_a_module() -> None:
 
 
 def test_recommended_rules_in_order() -> None:
-    assert [type(rule) for rule in recommended()] == [LastLayerBiasInit, LossAtInit]
+    assert [type(rule) for rule in recommended()] == [SeedEverything, LastLayerBiasInit, GradientClipping, LossAtInit]
     assert recommended()[0] is not recommended()[0]
 
 
 def test_a_rule_is_ignored_with_a_reason() -> None:
     report = check(make(sign=-1.0), loader(), ignore={"loss-at-init": "the sign is meant."})
     assert report.ok
-    assert report.findings[1].message == "Ignored: the sign is meant."
-    assert report.findings[1].severity is Severity.INFO
+    assert finding_of(report, "loss-at-init").message == "Ignored: the sign is meant."
+    assert finding_of(report, "loss-at-init").severity is Severity.INFO
+
+
+@pytest.mark.parametrize("rule", recommended(), ids=lambda rule: rule.name)
+def test_each_rule_can_be_ignored(rule: Any) -> None:
+    report = check(make(), loader(), ignore={rule.name: "it is not wanted"})
+    assert [finding.rule for finding in report.findings] == [rule.name for rule in recommended()], "in its place"
+    assert finding_of(report, rule.name).message == "Ignored: it is not wanted."
+    assert report.ok
 
 
 @pytest.mark.parametrize(
     ("ignore", "message"),
     [
-        ({"loss-at-start": "because"}, "Cannot ignore the rule 'loss-at-start': the recommended rules are last-layer-"),
+        (
+            {"loss-at-start": "because"},
+            "Cannot ignore the rule 'loss-at-start': the recommended rules are seed-everything, ",
+        ),
         ({"loss-at-init": " "}, "Expected a reason for ignoring 'loss-at-init', one sentence, but got ' '"),
     ],
 )

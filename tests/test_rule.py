@@ -212,6 +212,33 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_findings(path)
 
 
+class Acts(Says):
+    """Acts, and says so."""
+
+    name, kind = "acts", "enforce"
+
+
+@pytest.mark.parametrize(
+    ("rule", "heard"),
+    [
+        (Acts(judge=found(Severity.INFO, "Set it.")), True),
+        (Acts(judge=found(Severity.OK, "Set already.")), False),
+        (Acts(lambda: (_ for _ in ()).throw(NotApplicable("there is nothing to set."))), False),
+        (Says(judge=found(Severity.INFO, "For the eye.")), False),
+        (Says(judge=found(Severity.WARNING, "Probably worse.")), True),
+    ],
+)
+def test_what_was_done_and_alarms_are_announced_at_once(
+    rule: Rule, heard: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("lightning_rules")
+    monkeypatch.setattr(log, "propagate", True)
+    with caplog.at_level(logging.INFO, logger="lightning_rules"):
+        fit([rule])
+    (finding,) = rule.findings
+    assert (finding.message in caplog.text) is heard
+
+
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     with silence():
         print_findings([Finding("says", Severity.ERROR, "Loud.")])

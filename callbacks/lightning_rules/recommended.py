@@ -8,9 +8,11 @@ from typing import Any
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
+from lightning_rules.optimise.gradient_clipping import GradientClipping
+from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
-RECOMMENDED: tuple[type[Rule], ...] = (LastLayerBiasInit, LossAtInit)
+RECOMMENDED: tuple[type[Rule], ...] = (SeedEverything, LastLayerBiasInit, GradientClipping, LossAtInit)
 
 
 def recommended(ignore: Mapping[str, str] | None = None) -> list[Rule]:

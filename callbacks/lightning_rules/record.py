@@ -47,7 +47,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def announce(findings: Iterable[Finding], loud: bool) -> None:
-    """Log findings at once, for those who watch the run: alarms always, the rest where an enforcer is ``loud``."""
+    """Log findings at once, for those who watch the run: alarms always, information where it is ``loud``."""
     for finding in findings:
         if finding.severity >= Severity.WARNING or (loud and finding.severity is Severity.INFO):
             log.log(LEVELS[finding.severity], f"{finding.rule}: {finding.message} {finding.advice}".rstrip())

@@ -106,16 +106,16 @@ class Rule(Callback, ABC):
             refusals = [refusal] if refusal else []
         if refusals:
             findings = [Finding(self.name, Severity.INFO, f"Does not apply: {refusals[0]}")]
-        return self._record(trainer, findings)
+        return self._record(trainer, findings, acted=self.kind == "enforce" and not refusals)
 
-    def _record(self, trainer: Any, findings: Iterable[Finding]) -> list[Finding]:
+    def _record(self, trainer: Any, findings: Iterable[Finding], acted: bool) -> list[Finding]:
         findings = [replace(finding, step=trainer.global_step) for finding in findings]
         said = {(finding.severity, finding.message) for finding in self.findings}
         new = {(finding.severity, finding.message): finding for finding in findings}
         fresh = [finding for key, finding in new.items() if key not in said]
         self.findings += fresh
         if trainer.is_global_zero and fresh:
-            record.announce(fresh, loud=self.kind == "enforce")
+            record.announce(fresh, loud=acted)
             record.save(_findings_of(trainer), self._folder)
         errors = [finding for finding in fresh if finding.severity is Severity.ERROR]
         if errors and self.on_error == "raise":

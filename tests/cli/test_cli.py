@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_recipe.cli import RecipeCLI
-from lightning_rules import LossAtInit, Rule
+from lightning_rules import GradientClipping, LossAtInit, Rule, recommended
 
 Command = Callable[..., RecipeCLI]
 Error = Callable[..., str]
@@ -103,8 +103,7 @@ def test_fit_saves_the_resolved_config(fit: Command, command: Command, capsys: C
 
 def test_fit_adds_the_recommended_rules(fit: Command) -> None:
     cli = fit()
-    names = {rule.name for rule in _rules(cli)}
-    assert {"last-layer-bias-init", "loss-at-init"} <= names
+    assert [rule.name for rule in _rules(cli)] == [rule.name for rule in recommended()]
     findings = Path(str(cli.trainer.log_dir), "rules", "findings.jsonl").read_text().splitlines()
     assert "loss-at-init" in {json.loads(line)["rule"] for line in findings}
 
@@ -116,10 +115,11 @@ def test_rules_can_be_left_out(fit: Command) -> None:
 
 
 def test_a_rule_of_the_config_is_not_added_again(fit: Command) -> None:
-    cli = fit(arguments=["--trainer.callbacks+=lightning_rules.LossAtInit", "--trainer.callbacks.on_error=raise"])
-    found = [rule for rule in _rules(cli) if isinstance(rule, LossAtInit)]
-    assert [rule.on_error for rule in found] == ["raise"]
-    assert len(_rules(cli)) > 1, "the others are still there"
+    own = ["--trainer.callbacks+=GradientClipping", "--trainer.callbacks.method=percentile"]
+    cli = fit(arguments=[*own, "--trainer.callbacks+=LossAtInit", "--trainer.callbacks.on_error=raise"])
+    assert [rule.method for rule in _rules(cli) if isinstance(rule, GradientClipping)] == ["percentile"]
+    assert [rule.on_error for rule in _rules(cli) if isinstance(rule, LossAtInit)] == ["raise"]
+    assert sorted(rule.name for rule in _rules(cli)) == sorted(rule.name for rule in recommended()), "and the others"
 
 
 def test_an_ignored_rule_is_reported_with_its_reason(fit: Command, error: Error) -> None:

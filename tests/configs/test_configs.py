@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lightning_recipe.cli import RecipeCLI, main
+from lightning_rules.record import FILE, read_findings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -145,3 +146,25 @@ def test_ddp_tests_each_image_once_and_prints_once(
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", "test", f"--config={log_dir}/config.yaml", *one])
     main()
     assert f"{right} of {TEST_IMAGES} examples right" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("launch")
+def test_two_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same prior and the same share of clipped steps, at the same global batch."""
+    shared = ["fit", "--config=configs/digits_rnn.yaml", "--trainer.max_epochs=2", "--test_after_fit=false"]
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *shared, "--trainer.accelerator=cpu"])
+    main()
+    ddp = ["--config=configs/ddp.yaml", "--data.batch_size=16"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *shared, *ddp]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("gradient-clipping: Clipped") == 1, "rank 0 prints"
+    one, two = (read_findings(Path(f"logs/digits_rnn/version_{i}", FILE)) for i in range(2))
+    for rule in ("last-layer-bias-init", "gradient-clipping", "loss-at-init"):
+        alone, together = ([found for found in run if found.rule == rule][-1] for run in (one, two))
+        assert together.evidence == pytest.approx(alone.evidence, rel=1e-3)
+        assert together.message == alone.message
+    (clipping,) = [found.evidence for found in two if "clipped_share" in found.evidence]
+    assert clipping["steps"] == 78
+    assert 0 < float(clipping["clipped_share"] or 0) < 1

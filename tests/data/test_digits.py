@@ -1,7 +1,12 @@
+from typing import Any
+
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from lightning_recipe.data import DigitsDataModule
 
@@ -68,6 +73,47 @@ def test_training_is_shuffled_and_the_rest_is_in_order() -> None:
     assert {len(labels) for labels in first} == {64}
     for split, loader in [("val", data.val_dataloader()), ("test", data.test_dataloader())]:
         assert torch.cat([y for _, y in loader]).tolist() == data.labels(split).tolist()
+
+
+class Reader(L.LightningModule):
+    """Keeps the labels that each step sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        self.seen.append(y.tolist())
+        return torch.nn.functional.cross_entropy(self.layer(x.flatten(1)), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def steps_of_one_process(seed: int) -> list[list[int]]:
+    L.seed_everything(seed, verbose=False)
+    reader, quiet = Reader(), dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=2, limit_val_batches=0, enable_model_summary=False, **quiet)
+    trainer.fit(reader, datamodule=DigitsDataModule(batch_size=32))
+    return reader.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_process_sees_the_global_batches_of_two() -> None:
+    seen = steps_of_one_process(seed=5)
+    dataset = _ready().datasets["train"]
+    for epoch in range(2):
+        ranks = [DistributedSampler(dataset, 2, rank, seed=5) for rank in range(2)]  # as Lightning makes them
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        shares = [DataLoader(dataset, 16, sampler=sampler, drop_last=True) for sampler in ranks]
+        together = [sorted(torch.cat([a[1], b[1]]).tolist()) for a, b in zip(*shares, strict=True)]
+        assert [sorted(labels) for labels in seen[epoch * 39 : epoch * 39 + 39]] == together
+    assert len(seen) == 78
+    assert steps_of_one_process(seed=5) == seen
+    assert steps_of_one_process(seed=6) != seen
 
 
 def test_unknown_form() -> None:

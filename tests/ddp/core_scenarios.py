@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, get_worker_info
 
-from lightning_rules import Finding, LastLayerBiasInit, LossAtInit, Rule, Severity
+from lightning_rules import Finding, LastLayerBiasInit, Rule, Severity, recommended
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -111,7 +111,7 @@ def weights(trainer: Any) -> list[Any]:
 
 
 def map_style() -> Any:
-    return {"said": said(fit([LastLayerBiasInit(), LossAtInit()]))}
+    return {"said": said(fit([*recommended()]))}
 
 
 def bias(dataset: Any = None, sampler: Any = None) -> Any:
@@ -144,11 +144,12 @@ def bias_with_weighted_sampler() -> Any:
 
 
 def trace() -> Any:
-    return {"with": weights(fit([LossAtInit()])), "without": weights(fit([]))}
+    others = [rule for rule in recommended() if not isinstance(rule, LastLayerBiasInit)]
+    return {"with": weights(fit([*others])), "without": weights(fit([]))}
 
 
 def probe_fails_on_rank_1() -> Any:
-    trainer = fit([LastLayerBiasInit(), LossAtInit()], model=Model(fails_on_rank=1))
+    trainer = fit([*recommended()], model=Model(fails_on_rank=1))
     return {"said": said(trainer), "steps": trainer.global_step}
 
 

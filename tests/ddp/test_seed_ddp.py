@@ -110,4 +110,8 @@ def test_the_default_keeps_workers_apart_and_changes_nothing_else(results: Any) 
     ]
     alone = results[0]["default_in_the_main_process"]
     assert alone["weights"] == results[0]["plain_main_process"]["weights"]
+    assert alone["said"][0] == [
+        "ok",
+        "No training loader has worker processes, whose random numbers would be kept apart.",
+    ]
     assert alone["said"][-1][1].startswith("All 2 ranks draw the same random numbers in the main process")

@@ -385,9 +385,50 @@ def accumulation_and_overfit(L: Any) -> Program:
     return classifier(L), DataLoader(TensorDataset(*digits()), 32, shuffle=True), options
 
 
+def sequences(L: Any, step: Callable[[Any, Any], Any] | None = None, **attributes: Any) -> Any:
+    """Digits read row by row by an LSTM."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x.view(-1, 8, 8))[0][:, -1])
+
+    return classifier(L, step, net=Reader(), **attributes)
+
+
+def recurrent(L: Any) -> Program:
+    """Its gradients are larger than the rules allow."""
+    step = lambda self, batch: 10 * F.cross_entropy(self.net(batch[0]), batch[1])  # noqa: E731
+    return sequences(L, step), DataLoader(TensorDataset(*digits()), 32, shuffle=True), {"log_every_n_steps": 4}
+
+
+def recurrent_clipped_by_the_trainer(L: Any) -> Program:
+    return sequences(L), DataLoader(TensorDataset(*digits()), 32, shuffle=True), {"gradient_clip_val": 0.1}
+
+
+def recurrent_by_hand(L: Any) -> Program:
+    """Steps by hand on gradients of several batches, clipped by the module's own call."""
+
+    def step(self: Any, batch: Any) -> None:
+        optimizer = self.optimizers()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]) / 2)
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.clip_gradients(optimizer, gradient_clip_val=0.5, gradient_clip_algorithm="norm")
+            optimizer.step()
+            optimizer.zero_grad()
+
+    module = sequences(L, step, automatic_optimization=False, calls=0)
+    return module, DataLoader(TensorDataset(*digits()), 32), {}
+
+
 PROGRAMS = [
     plain, workers, boring, boring_manual, transformer, two_optimizers, manual_closure, direct_backward, dict_batches,
     named_tuples, dataclass_batches, views_without_labels, autoencoder, iterable, one_shot, own_loader,
     several_loaders, metrics_and_loggers, state_from_hooks, loader_iterator, own_loss, sometimes_none,
-    nested_nan_targets, float64, bf16, accumulation_and_overfit,
+    nested_nan_targets, float64, bf16, accumulation_and_overfit, recurrent, recurrent_clipped_by_the_trainer,
+    recurrent_by_hand,
 ]  # fmt: skip

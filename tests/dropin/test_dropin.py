@@ -13,12 +13,13 @@ import pytest
 import pytorch_lightning
 import torch
 
-from lightning_rules import LossAtInit, Rule, Severity, recommended
+from lightning_rules import Finding, GradientClipping, LastLayerBiasInit, Rule, Severity, recommended
 
 sys.path.insert(0, str(Path(__file__).parent))
 from programs import PROGRAMS
 
 NAMESPACES = [lightning.pytorch, pytorch_lightning]
+CLIPPED = "recurrent"  # the one program whose gradients the rules change
 
 
 def fit(L: Any, program: Any, callbacks: list[Any]) -> tuple[Any, Any]:
@@ -52,22 +53,30 @@ def test_recommended_rules_run_and_stay_quiet(L: Any, program: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_a_check_leaves_no_trace(program: Any) -> None:
+def test_only_the_bias_and_exploding_gradients_are_changed(program: Any) -> None:
     ends = []
-    for callbacks in ([], [LossAtInit()]):
+    others = [rule for rule in recommended() if not isinstance(rule, LastLayerBiasInit)]
+    for callbacks in ([], others):
         module, trainer = fit(lightning.pytorch, program, callbacks)
         draws = (torch.rand(()).item(), np.random.rand(), random.random())
         ends.append((module.state_dict(), trainer.optimizers[0].state_dict(), draws, trainer.callback_metrics))
     (weights, optimizer, draws, metrics), (weights_, optimizer_, draws_, metrics_) = ends
+    assert draws == draws_
+    if program.__name__ == CLIPPED:
+        assert not all(torch.equal(value, weights_[name]) for name, value in weights.items())
+        return
     torch.testing.assert_close(weights, weights_, rtol=0, atol=0)
     torch.testing.assert_close(optimizer, optimizer_, rtol=0, atol=0)
-    assert draws == draws_
-    torch.testing.assert_close(metrics, metrics_, rtol=0, atol=0)
+    torch.testing.assert_close(metrics, {name: metrics_[name] for name in metrics}, rtol=0, atol=0)
 
 
-def what_was_said(program: Any) -> dict[str, list[str]]:
-    rules: list[Rule] = recommended()
-    fit(lightning.pytorch, program, list(rules))
+def what_was_found(rules: list[Rule]) -> dict[str, list[Finding]]:
+    return {rule.name: rule.findings for rule in rules}
+
+
+def what_was_said(name: str) -> dict[str, list[str]]:
+    rules = recommended()
+    fit(lightning.pytorch, next(program for program in PROGRAMS if program.__name__ == name), list(rules))
     return {rule.name: [finding.message for finding in rule.findings] for rule in rules}
 
 
@@ -91,11 +100,26 @@ def what_was_said(program: Any) -> dict[str, list[str]]:
     ],
 )
 def test_what_is_said(name: str, bias: str, loss: str) -> None:
-    program = next(program for program in PROGRAMS if program.__name__ == name)
-    said = what_was_said(program)
+    said = what_was_said(name)
     assert bias in said["last-layer-bias-init"][0]
     assert loss in said["loss-at-init"][0]
     assert all(len(messages) == len(set(messages)) for messages in said.values()), "said once"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plain", ["Does not apply: the module has no recurrent layers"]),
+        ("accumulation_and_overfit", ["Does not apply: the module has no recurrent layers"]),
+        ("recurrent", ["Clips the gradient norm at 1 (recurrent layers: `net.rnn`)", "Clipped "]),
+        ("recurrent_clipped_by_the_trainer", ["Does not apply: Trainer(gradient_clip_val=0.1) clips already"]),
+        ("recurrent_by_hand", ["Clips the gradient norm at 1", "Clipped 0.0% and skipped 0.0% of 10 steps"]),
+    ],
+)
+def test_what_is_said_of_clipping(name: str, said: list[str]) -> None:
+    messages = what_was_said(name)[GradientClipping.name]
+    assert [message[: len(start)] for message, start in zip(messages, said, strict=True)] == said
 
 
 @pytest.mark.slow
@@ -109,5 +133,6 @@ def test_a_compiled_module_trains_with_the_rules() -> None:
     trainer = lightning.pytorch.Trainer(accelerator="cpu", max_steps=3, callbacks=rules, **quiet)
     trainer.fit(torch.compile(module), data)
     assert trainer.global_step == 3
-    assert "Set the bias of `net` to the log prior" in rules[0].findings[0].message
-    assert rules[1].findings[0].severity is Severity.OK
+    found = what_was_found(rules)
+    assert "Set the bias of `net` to the log prior" in found["last-layer-bias-init"][0].message
+    assert found["loss-at-init"][0].severity is Severity.OK

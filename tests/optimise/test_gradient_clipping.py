@@ -298,6 +298,18 @@ def test_auto_leaves_clipping_to_those_who_clip() -> None:
         assert max(model.seen) > 0.5
 
 
+@pytest.mark.parametrize("given", [{"method": "percentile"}, {"max_norm": 0.2}, {"on_error": "raise"}])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_default_stands_aside_for_one_with_arguments(given: dict[str, Any], first: bool) -> None:
+    default, asked, alone = GradientClipping(), GradientClipping(**given), GradientClipping(**given)
+    both, one = Recurrent(), Recurrent()
+    fit(both, *((default, asked) if first else (asked, default)))
+    fit(one, alone)
+    assert both.seen == one.seen
+    assert [finding.message.partition(": ")[2][:24] for finding in default.findings] == ["another GradientClipping"]
+    assert asked.findings == alone.findings
+
+
 def test_auto_needs_recurrent_layers() -> None:
     class Plain(Recurrent):
         def __init__(self) -> None:

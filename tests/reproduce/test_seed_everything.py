@@ -347,8 +347,10 @@ def ranks(count: int = 2, **more: Any) -> list[Seeded]:
         (ranks(unseeded_start=True), Severity.INFO, "made before the Trainer"),
         (ranks(own_workers=1), Severity.INFO, "1 loaders have a generator and a worker_init_fn of their own"),
         (ranks(changed="torch 2.14 to 2.15"), Severity.INFO, "versions have changed: torch 2.14 to 2.15."),
-        (ranks(mode="workers"), Severity.INFO, "Seeded the workers of 2 ranks apart; nothing else was changed."),
-        (ranks(mode="workers", workers_before=True), Severity.OK, "kept apart already"),
+        (ranks(1, mode="workers", has_workers=True), Severity.OK, "One process"),
+        (ranks(mode="workers"), Severity.OK, "No training loader has worker processes"),
+        (ranks(mode="workers", has_workers=True), Severity.INFO, "Seeded the workers of 2 ranks apart; nothing else"),
+        (ranks(mode="workers", has_workers=True, workers_before=True), Severity.OK, "kept apart already"),
         (ranks(mode="workers", main_process_reads=True), Severity.INFO, "All 2 ranks draw the same random numbers"),
     ],
 )

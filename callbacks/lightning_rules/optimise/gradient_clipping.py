@@ -22,7 +22,7 @@ from lightning_rules.optimise.gradient_norms import (
     unit_coefficients,
 )
 from lightning_rules.optimise.skipped_step import on_any_rank, scale_left, skip, take_back
-from lightning_rules.rule import Rule
+from lightning_rules.rule import NotApplicable, Rule
 
 NAME = "gradient-clipping"
 Method = Literal["auto", "max-norm", "percentile", "agc"]
@@ -40,10 +40,11 @@ class GradientClipping(Rule):
         by `method`. `max-norm`: down to `max_norm`, exactly as `clip_grad_norm_`. `percentile`: down to a percentile
         of the last 1,000 norms, this one included, for each optimiser. `agc`: the gradient of each unit down to
         `agc_factor` times the norm of its weights, the last layer left out. `auto`: `max-norm` where the module holds
-        recurrent layers, else nothing, and nothing where the Trainer or the module clips itself. Steps whose gradients
-        are not finite change neither weights nor the optimiser's state (buffers such as running statistics have seen
-        the batch); the learning-rate schedule goes on, as with a GradScaler. It logs `gradient_norm` (before clipping)
-        and `gradient_clipped_share`.
+        recurrent layers, else nothing, and nothing where the Trainer or the module clips itself; without arguments the
+        rule also stands aside for another of its class that has some. What a training step clips by hand is not
+        noticed: the smaller norm counts. Steps whose gradients are not finite change neither weights nor the
+        optimiser's state (buffers such as running statistics have seen the batch); the learning-rate schedule goes on,
+        as with a GradScaler. It logs `gradient_norm` (before clipping) and `gradient_clipped_share`.
         It acts in Lightning's `on_before_optimizer_step`, for automatic and manual optimisation alike: there gradients
         are accumulated, averaged over ranks and, in float16, unscaled; only optimisers with `fused=True` get theirs
         scaled, and the GradScaler's scale is reckoned with. A module that steps `torch` optimisers itself, past
@@ -139,6 +140,9 @@ class GradientClipping(Rule):
 
     def _look(self, trainer: Any, module: Any) -> list[str]:
         """The layers that AGC leaves out; raises NotApplicable where nothing is to be clipped."""
+        others = [c for c in trainer.callbacks if isinstance(c, GradientClipping) and c is not self]
+        if others and self.options == GradientClipping().options:
+            raise NotApplicable("another GradientClipping of this run was given arguments, and clips instead.")
         if self.method == "auto":
             stand_aside(trainer, module)
         stand_aside_of_shards(trainer, module, units=self.method == "agc")

@@ -183,14 +183,15 @@ class SeedEverything(Rule):
         start_stream(self._run_seed or 0, purpose, *_place(trainer), *rank)
 
     def _measure(self, trainer: Any, pl_module: Any) -> Seeded:
-        loaders = tree_leaves(trainer.train_dataloader)
+        workers = [getattr(loader, "num_workers", None) for loader in tree_leaves(trainer.train_dataloader)]
         return Seeded(
             seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             mode=self._way,
             unseeded_start=self._unseeded_start,
             own_workers=self._loaders.own_workers,
             workers_before=self._workers_before,
-            main_process_reads=any(getattr(loader, "num_workers", 1) == 0 for loader in loaders),
+            has_workers=any(workers),
+            main_process_reads=0 in workers,
             state=zlib.crc32(torch.get_rng_state().numpy().tobytes()),
             weights=environment.fingerprint(pl_module) if self._run_seed is not None else None,
             changed=environment.changed(self._versions_before or environment.versions(), environment.versions()),

@@ -23,7 +23,8 @@ class Seeded:
         unseeded_start: Whether there were parameters before the first seed was set.
         own_workers: Loaders whose workers the user alone seeds.
         workers_before: Whether the program had asked Lightning to seed workers.
-        main_process_reads: Whether a training loader reads in the main process.
+        has_workers: Whether a training loader reads in worker processes.
+        main_process_reads: Whether one reads in the main process.
         state: Identifies the state of torch's generator; equal on two ranks if they draw the same numbers.
         weights: Fingerprint of the parameters.
         changed: Which versions differ from those in the checkpoint that the run resumes from.
@@ -34,6 +35,7 @@ class Seeded:
     unseeded_start: bool = False
     own_workers: int = 0
     workers_before: bool = False
+    has_workers: bool = False
     main_process_reads: bool = False
     state: int = 0
     weights: str | None = None
@@ -81,6 +83,8 @@ def _seeded(ranks: Sequence[Seeded]) -> tuple[Severity, str]:
 def _workers(ranks: Sequence[Seeded]) -> tuple[Severity, str]:
     if len(ranks) == 1:
         return Severity.OK, "One process: torch keeps its workers' random numbers apart."
+    if not any(rank.has_workers for rank in ranks):
+        return Severity.OK, "No training loader has worker processes, whose random numbers would be kept apart."
     if ranks[0].workers_before:
         return Severity.OK, f"The workers of {len(ranks)} ranks were kept apart already."
     return Severity.INFO, f"Seeded the workers of {len(ranks)} ranks apart; nothing else was changed."

@@ -1,5 +1,6 @@
 """Data loaders with seeded workers, pinned memory beside a GPU, and exact evaluation under DDP."""
 
+import os
 from collections.abc import Sized
 from typing import Any
 
@@ -8,12 +9,16 @@ import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 
 def training_loader(
     dataset: Dataset[Any], trainer: L.Trainer | None, *, batch_size: int, num_workers: int
 ) -> DataLoader[Any]:
     """Return a shuffled loader; Lightning gives each rank its share.
+
+    The order follows from the run's seed and the epoch alone. It is the one that Lightning draws for several
+    ranks, so that one process and several see the same examples in each step at the same global batch.
 
     The last batch is left out if it is not full (it would weigh its examples more than the others, and
     batch norm fails on a single one), unless it is the only one.
@@ -24,11 +29,16 @@ def training_loader(
         batch_size: Examples a batch and rank.
         num_workers: Worker processes of each rank; 0 loads in the main process.
     """
-    share = _length(dataset) // (trainer.world_size if trainer is not None else 1)
+    ranks = trainer.world_size if trainer is not None else 1
+    share = _length(dataset) // ranks
+    order: DistributedSampler[Any] | None = None
+    if trainer is not None and ranks == 1:  # the Trainer tells it the epoch
+        order = DistributedSampler(dataset, num_replicas=1, rank=0, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=True,
+        sampler=order,
+        shuffle=order is None,
         drop_last=share >= batch_size,
         **_settings(num_workers),
     )
