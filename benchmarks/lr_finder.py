@@ -17,93 +17,36 @@ does it.
 import argparse
 import functools
 import json
-import logging
 import math
-import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
-import timm
+import results
 import torch
 import torch.nn.functional as F
+from digit_networks import NETWORKS, digits
 from lightning.pytorch.tuner import Tuner
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import LRFinder
 
 EPOCHS = (5, 20)
-TRAIN, BATCH = 1088, 32  # 34 steps an epoch, and 709 images to test on
+BATCH = 32  # 34 steps an epoch
 GOOD, POOR = 0.98, 0.90
 Row = dict[str, Any]
 
 
-class Recurrent(nn.Module):
-    """Reads an image in so many steps; a linear layer on the last output."""
-
-    def __init__(self, cell: type[nn.RNNBase], steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.recurrent = cell(64 // steps, 64, batch_first=True)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 1, 8, 8] to logits [N, 10]."""
-        return self.head(self.recurrent(images.view(len(images), self.steps, -1))[0][:, -1])
-
-
-def perceptron() -> nn.Module:
-    """One hidden layer of rectified units."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-
-
-def deep_tanh() -> nn.Module:
-    """Four hidden layers of tanh units."""
-    hidden = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.Tanh())]
-    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(64, 10))
-
-
-def convolutional() -> nn.Module:
-    """Two convolutions with batch norm, and a linear layer."""
-    first = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
-    second = [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*first, *second, nn.Linear(512, 10))
-
-
-NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
-    "perceptron": (8, perceptron),
-    "deep tanh": (8, deep_tanh),
-    "convolutional": (8, convolutional),
-    "LSTM, 8 steps": (8, lambda: Recurrent(nn.LSTM, 8)),
-    "GRU, 16 steps": (8, lambda: Recurrent(nn.GRU, 16)),
-    "RNN, 8 steps": (8, lambda: Recurrent(nn.RNN, 8)),
-    "timm test_resnet": (16, lambda: timm.create_model("test_resnet", in_chans=1, num_classes=10)),
-    "timm test_efficientnet": (16, lambda: timm.create_model("test_efficientnet", in_chans=1, num_classes=10)),
-}
 OPTIMIZERS = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
     "SGD": functools.partial(torch.optim.SGD, momentum=0.9),
 }
 EXPONENTS = {"Adam": (-5.0, -0.5), "AdamW": (-5.0, -0.5), "SGD": (-4.0, 0.5)}
-
-
-@functools.cache
-def digits(size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images [N, 1, size, size], standardised, and labels [N], to train on and to test on."""
-    bunch = load_digits()
-    images = torch.tensor(bunch.images, dtype=torch.float32)[:, None]
-    train, test = train_test_split(np.arange(len(images)), train_size=TRAIN, stratify=bunch.target, random_state=0)
-    images = F.interpolate((images - images[train].mean()) / images[train].std(), (size, size), mode="bilinear")
-    labels = torch.tensor(bunch.target)
-    return images[train], labels[train], images[test], labels[test]
 
 
 class Classifier(L.LightningModule):
@@ -283,7 +226,8 @@ def report(rows: list[Row]) -> str:
         lines.append(f"| {title} | {' | '.join(share(ratios(rows, name, **only)) for name in names)} |")
     refused = {name: sum(row["finder"] == name and row["rate"] is None for row in rows) for name in names}
     poor = {name: int((ratios(rows, name) < POOR).sum()) for name in names}
-    lines += ["", f"Below 90% of the best: {', '.join(f'{name} {count}' for name, count in poor.items())}."]
+    lines += ["", "In each cell: suggestions that train to within 2% of the best accuracy of the grid, and the worst."]
+    lines += [f"Below 90% of the best: {', '.join(f'{name} {count}' for name, count in poor.items())}."]
     lines += [f"No suggestion (1e-3 was kept): {', '.join(f'{name} {count}' for name, count in refused.items())}."]
     return "\n".join(lines)
 
@@ -296,15 +240,18 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path(tempfile.gettempdir(), "lr_finder_rows.jsonl"))
     parser.add_argument("--part", default="0/1", help="which share of the work, as 0/2 and 1/2")
     arguments = parser.parse_args()
-    logging.disable(logging.INFO)
-    logging.getLogger("lightning_rules").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     part, parts = map(int, arguments.part.split("/"))
-    rows = collect(arguments.rows, arguments.seeds, (part, parts))
-    print(report(rows))
+    path = arguments.rows.resolve()
+    with results.quietly():
+        rows = collect(path, arguments.seeds, (part, parts))
+    peer = ["fastai"] if any("fastai" in row["finder"] for row in rows) else []
+    packages = ["torch", "lightning", "timm", *peer]
+    text = f"{results.origin(*packages)}; seeds {arguments.seeds}, batches of {BATCH}.\n\n{report(rows)}"
+    print(text)
+    if arguments.record:
+        results.record("Learning-rate finder", text)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

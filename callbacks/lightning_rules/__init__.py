@@ -11,6 +11,7 @@ from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.init.recurrent_init import RecurrentInit
 from lightning_rules.optimise.gradient_clipping import GradientClipping
+from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.recommended import recommended
@@ -26,6 +27,7 @@ __all__ = [
     "FreezeBySize",
     "GradientClipping",
     "LRFinder",
+    "LargestBatchSize",
     "LastLayerBiasInit",
     "LossAtInit",
     "MaxNorm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_rules.rule import NotApplicable
@@ -57,13 +58,24 @@ def endless(loaders: Any) -> Generator[Any, None, None]:
         NotApplicable: The data can be read only once.
     """
     again = _again(loaders, workers=True)
-    while True:
+    for number in itertools.count():
+        _set_epoch(again, number)
         empty = True
         for batch in _without_place(again):
             empty = False
             yield batch
         if empty:
             return
+
+
+def _set_epoch(loaders: Any, number: int) -> None:
+    """Tell the samplers of the copies which pass begins, as the Trainer does: DistributedSampler shuffles by it."""
+    for loader in tree_leaves(getattr(loaders, "iterables", loaders)):
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(number)
 
 
 def _batches(loaders: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from lightning_rules import GradientClipping, LRFinder
 from lightning_rules.optimise.trial_runs import TrialRuns
@@ -256,6 +256,25 @@ def test_a_trial_at_the_runs_own_rate_is_the_run() -> None:
     model.network[3].p = 0.0
     fit(model, Watch(), batches=DataLoader(data(), 16), max_epochs=2, gradient_clip_val=0.1)
     assert trial == seen[:40]
+
+
+def test_passes_are_shuffled_as_in_the_run() -> None:
+    """A sampler that shuffles by the epoch is told which pass begins."""
+    seen: list[float] = []
+    trial: list[float] = []
+
+    class Watch(L.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            trial.extend(TrialRuns(trainer, pl_module).run([0.01] * 24))
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any) -> None:
+            seen.append(float(outputs["loss"]))
+
+    model, dataset = network(lr=0.01), data()
+    model.network[3].p = 0.0
+    order = DistributedSampler(dataset, num_replicas=1, rank=0)
+    fit(model, Watch(), batches=DataLoader(dataset, 64, sampler=order), max_epochs=3)
+    assert trial == seen
 
 
 def test_rules_that_clip_act_in_the_trials_and_count_none_of_their_steps() -> None:

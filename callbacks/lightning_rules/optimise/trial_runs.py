@@ -66,18 +66,19 @@ class TrialRuns:
         Raises:
             NotApplicable: The first step raised, gave no loss, or the data cannot be read twice.
         """
-        with (
-            self.view.on_loan(),
-            _kept(self.optimizer),
-            self._callbacks_set_aside(),
-            closing(endless(self.trainer.train_dataloader)) as batches,
-        ):
-            vars(self.module).pop("clip_gradients")  # what View mutes, and a real step needs
-            if self.trainer.world_size > 1:
-                vars(self.module)["backward"] = self._backward_past_hooks
+        with self.lent(self._acting_rules()), closing(endless(self.trainer.train_dataloader)) as batches:
             for number, rate in enumerate(rates):
                 set_rates(self.optimizer, [peak * rate / max(self.peaks) for peak in self.peaks])
                 yield self._agreed_step(batches, number)
+
+    @contextmanager
+    def lent(self, rules: Sequence[Rule] = ()) -> Iterator[None]:
+        """Module, optimiser and Trainer to be used at will, with these rules for callbacks; then all is put back."""
+        with self.view.on_loan(), _kept(self.optimizer), self._callbacks_set_aside(rules):
+            vars(self.module).pop("clip_gradients")  # what View mutes, and a real step needs
+            if self.trainer.world_size > 1:
+                vars(self.module)["backward"] = self._backward_past_hooks
+            yield
 
     def _agreed_step(self, batches: Iterator[Any], number: int) -> float:
         """One optimiser step on all ranks, or a failure on all."""
@@ -163,14 +164,17 @@ class TrialRuns:
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= world
 
+    def _acting_rules(self) -> list[Rule]:
+        """Copies of the enforcing rules that act before a step, which tell nobody."""
+        rules = [callback for callback in self.trainer.callbacks if isinstance(callback, Rule)]
+        return [_mute_copy(rule) for rule in rules if _acts_before_steps(rule)]
+
     @contextmanager
-    def _callbacks_set_aside(self) -> Iterator[None]:
-        """Only copies of enforcing rules stay, which tell nobody; the scaler and the wish to stop are kept."""
+    def _callbacks_set_aside(self, rules: Sequence[Rule]) -> Iterator[None]:
+        """Only these rules are callbacks; the scaler and the Trainer's wish to stop are kept."""
         trainer, plugin = self.trainer, self.trainer.precision_plugin
         callbacks, should_stop, scaler = trainer.callbacks, trainer.should_stop, getattr(plugin, "scaler", None)
-        trainer.callbacks = [
-            _mute_copy(rule) for rule in callbacks if isinstance(rule, Rule) and _acts_before_steps(rule)
-        ]
+        trainer.callbacks = list(rules)
         if scaler is not None:
             plugin.scaler = copy.deepcopy(scaler)
         try:
