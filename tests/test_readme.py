@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_recipe.cli import RecipeCLI
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -38,6 +40,17 @@ def test_it_takes_two_lines() -> None:
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))
 def test_make_knows_the_commands(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", [".", "{{cookiecutter.project_slug}}"])
+def test_the_command_line_knows_the_commands(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text()
+    commands = re.findall(r"scripts/train\.py (\S+)((?: --config \S+)+)`?$", text, re.MULTILINE)
+    commands += re.findall(r"scripts/train\.py (\S+)((?: --config [^\s`]+)+)`", text)
+    assert commands
+    for subcommand, configs in commands:
+        assert subcommand in RecipeCLI.subcommands()
+        assert all((ROOT / folder / name).is_file() for name in configs.split() if name != "--config")
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([\w./]+)(?:#[\w-]+)?\)", README))

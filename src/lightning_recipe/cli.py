@@ -135,7 +135,7 @@ class RecipeCLI(LightningCLI):
         """
         callbacks = _as_list(self._get(self.config_init, "trainer").get("callbacks"))
         if self._option("rules") == "recommended":
-            callbacks = [*callbacks, *self._rules(callbacks)]
+            callbacks = [*self._rules(callbacks), *callbacks]
         return super().instantiate_trainer(**{"callbacks": [*callbacks, self.record], **kwargs})
 
     def _rules(self, configured: Sequence[Callback]) -> list[Callback]:

@@ -41,6 +41,9 @@ class LRFinder(Rule):
         and decay keep their shape. ``lr`` or ``learning_rate`` of the module or its ``hparams`` follows where it held
         the old rate. Curve and candidates are saved as ``rules/lr-finder.json`` and ``.png`` in the run's log folder.
 
+        Let it stand after rules that set weights or clip, so that the short runs start and step as the run will:
+        ``Trainer(callbacks=[*recommended(), LRFinder()])``.
+
         Otherwise the run is as if it had not been there: weights, buffers, optimiser, schedulers, random numbers,
         loaders, loggers and counters. Hooks of the module and of callbacks around batches and epochs are not called
         in the short runs. Lightning's ``LearningRateFinder`` (2.6.6) differentiates in the rate itself, sets all
