@@ -11,11 +11,12 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
-from lightning_rules import GradientClipping, LRFinder
+from lightning_rules import GradientClipping, LargestBatchSize, LRFinder, Severity, record
 from lightning_rules.optimise.trial_runs import TrialRuns
 
 QUIET = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -162,6 +163,32 @@ def test_leaves_no_trace(workers: int, tmp_path: Path) -> None:
         assert vars(mine).keys() == vars(theirs).keys()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision(precision: str) -> None:
+    """The scale of a GradScaler, which steps move, is put back too."""
+    trained = []
+    for callbacks in ([LRFinder(apply=False)], []):
+        scaler = torch.amp.GradScaler("cpu", growth_interval=10) if precision == "16-mixed" else None
+        plugin = MixedPrecision(precision, "cpu", scaler)
+        model = network()
+        fit(model, *callbacks, plugins=[plugin])
+        trained.append((model, callbacks, scaler.get_scale() if scaler is not None else None))
+    (ours, (finder,), our_scale), (plain, _, scale) = trained
+    assert GOOD[0] < found(finder) < GOOD[1]
+    assert_same(ours, plain)
+    assert our_scale == scale
+
+
+def test_beside_largest_batch_size() -> None:
+    """The batch size is chosen first, and the rate is found for it."""
+    finder, size, model = LRFinder(), LargestBatchSize(ceiling=64), network()
+    fit(model, finder, size, max_epochs=10)
+    assert size.batch_size == 64
+    assert model.steps == 80
+    assert [rate for (rate,) in model.rates] == pytest.approx([found(finder)] * 80)
+    assert finder.findings[0].evidence["rate_before"] == pytest.approx(1e-5 * 2)
+
+
 def test_after_a_search_only_the_rate_differs() -> None:
     finder, ours = LRFinder(), network()
     fit(ours, finder)
@@ -288,6 +315,30 @@ def test_rules_that_clip_act_in_the_trials_and_count_none_of_their_steps() -> No
     fit(network(optimizer=torch.optim.SGD), clipping, Watch(), max_epochs=1)
     assert abs(losses[-1] - losses[0]) < 0.5  # 20 steps of 1e-4 lead nowhere
     assert {finding.evidence.get("steps") for finding in clipping.findings} == {None, 32}
+
+
+def test_a_rule_that_alarms_in_a_trial_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients that are not finite, under a finite loss: more than the budget of a clipping rule allows."""
+    told: list[Any] = []
+    monkeypatch.setattr(record, "announce", lambda findings, loud: told.extend(findings))
+
+    class Root(Network):
+        broken = True
+
+        def loss(self, batch: Any) -> Tensor:
+            nothing = (self.network[0].weight * 0).sum().sqrt()  # its gradient is 0 times infinity
+            return super().loss(batch) + (nothing * 0 if self.broken else 0)
+
+    class Watch(L.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            list(TrialRuns(trainer, pl_module).run([0.1] * 5))
+            assert not trainer.should_stop
+            pl_module.broken = False
+
+    clipping, model = GradientClipping(method="max-norm", max_skipped=1), network(Root)
+    fit(model, clipping, Watch(), max_epochs=1)
+    assert [finding.severity for finding in told] == [Severity.INFO, Severity.INFO]
+    assert model.steps == 32
 
 
 def test_negative_losses() -> None:
