@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 from PIL import Image
+from timm.optim import SGDP, Lookahead
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
@@ -107,8 +108,10 @@ def test_trains_with_the_rate_it_found() -> None:
         (torch.optim.AdamW, {"fused": True}, GOOD),
         (torch.optim.RMSprop, {}, (1e-4, 5e-2)),
         (torch.optim.Adagrad, {"initial_accumulator_value": 0.1}, (1e-3, 1.0)),
+        (lambda parameters, lr: Lookahead(torch.optim.Adam(parameters, lr)), {}, GOOD),
+        (SGDP, {"momentum": 0.9}, (1e-3, 1.0)),
     ],
-    ids=["momentum", "amsgrad", "fused", "rmsprop", "state from the start"],
+    ids=["momentum", "amsgrad", "fused", "rmsprop", "state from the start", "timm: one within another", "timm"],
 )
 def test_any_optimiser(optimizer: Any, options: dict[str, Any], good: tuple[float, float]) -> None:
     finder = LRFinder(apply=False)
