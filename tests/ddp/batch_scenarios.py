@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import warnings
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from scenarios import RANK, WORLD, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import LargestBatchSize
-
-RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Network(L.LightningModule):
@@ -70,18 +65,13 @@ def scenario(count: int = 512, global_batch_size: int | None = None, **options: 
     }
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("ignore")
-    results = {
-        "plain": scenario(),
-        "tight_on_one_rank": scenario(room=40),
-        "tight_in_the_optimiser": scenario(room=100, where="optimiser"),
-        "uneven": scenario(count=301),
-        "accumulated": scenario(room=40, global_batch_size=128),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{WORLD}-{RANK}.json").write_text(json.dumps(results))
-
+SCENARIOS = {
+    "plain": scenario,
+    "tight_on_one_rank": partial(scenario, room=40),
+    "tight_in_the_optimiser": partial(scenario, room=100, where="optimiser"),
+    "uneven": partial(scenario, count=301),
+    "accumulated": partial(scenario, room=40, global_batch_size=128),
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_all(SCENARIOS)

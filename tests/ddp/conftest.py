@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +44,25 @@ def run_ranks() -> Callable[..., None]:
             assert process.returncode == 0, output[-4000:]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def ran(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
+) -> Path:
+    """The folder in which the scenarios of a test module have run, in one process (``one``) and on two ranks (``two``).
+
+    Those of ``test_core_ddp.py`` are in ``core_scenarios.py``.
+    """
+    name = request.path.stem.removeprefix("test_").removesuffix("_ddp")
+    folder, script = tmp_path_factory.mktemp(name), request.path.with_name(f"{name}_scenarios.py")
+    run_ranks(script, str(folder / "one"), ranks=1)
+    run_ranks(script, str(folder / "two"), ranks=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(ran: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What one process saw, and what each of two ranks saw."""
+    one, first, second = (json.loads((ran / f"{name}.json").read_text()) for name in ("one/1-0", "two/2-0", "two/2-1"))
+    return one, first, second

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import warnings
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from scenarios import RANK, WORLD, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_rules import LRFinder
-
-RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Network(L.LightningModule):
@@ -97,19 +92,14 @@ def no_trace() -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("ignore")
-    results = {
-        "plain": scenario(),
-        "ranks_differ": scenario(skewed=True),
-        "shuffled": scenario(shuffled=True),
-        "raises_on_one_rank": scenario(strict=True),
-        "unused_on_one_rank": scenario(sometimes=True),
-        "no_trace": no_trace(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{WORLD}-{RANK}.json").write_text(json.dumps(results))
-
+SCENARIOS = {
+    "plain": scenario,
+    "ranks_differ": partial(scenario, skewed=True),
+    "shuffled": partial(scenario, shuffled=True),
+    "raises_on_one_rank": partial(scenario, strict=True),
+    "unused_on_one_rank": partial(scenario, sometimes=True),
+    "no_trace": no_trace,
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_all(SCENARIOS)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from scenarios import RANK, WORLD, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_rules import ActivationScaleInit, FreezeBySize, MaxNorm, RecurrentInit, Rule, WeightDecayGroups
-
-RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Model(L.LightningModule):
@@ -116,17 +110,5 @@ SCENARIOS: list[Callable[[], Any]] = [
 ]
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    results = {}
-    for scenario in SCENARIOS:
-        place = folder / scenario.__name__
-        place.mkdir(parents=True, exist_ok=True)
-        os.chdir(place)
-        results[scenario.__name__] = scenario()
-    (folder / f"{WORLD}-{RANK}.json").write_text(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

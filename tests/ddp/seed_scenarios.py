@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,11 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from scenarios import RANK, WORLD, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from lightning_rules import SeedEverything
-
-RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def augmented(index: int) -> dict[str, Any]:
@@ -165,7 +162,9 @@ def stream() -> Any:
 
 
 def fresh() -> Any:
-    return fit(SeedEverything(mode="fresh"))
+    seen = fit(SeedEverything(mode="fresh"))
+    Path(f"{RANK}.json").write_text(json.dumps(seen["seed"]))
+    return seen
 
 
 def fresh_repeated() -> Any:
@@ -199,18 +198,5 @@ SCENARIOS: list[Callable[[], Any]] = [
 ]  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    results = {}
-    for scenario in SCENARIOS:
-        place = folder / scenario.__name__
-        place.mkdir(parents=True, exist_ok=True)
-        os.chdir(place)
-        results[scenario.__name__] = scenario()
-        Path(f"{RANK}.json").write_text(json.dumps(results[scenario.__name__]["seed"]))
-    (folder / f"{RANK}.json").write_text(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Any:
-    """What one process saw, and what each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("batch")
-    script = Path(__file__).with_name("batch_scenarios.py")
-    run_ranks(script, str(folder / "one"), ranks=1)
-    run_ranks(script, str(folder / "two"), ranks=2)
-    return [json.loads((folder / f"{name}.json").read_text()) for name in ("one/1-0", "two/2-0", "two/2-1")]
 
 
 def test_ranks_agree(results: Any) -> None:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 Results = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
-) -> tuple[Results, Results, Results]:
-    """What one process saw, and what each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("clipping")
-    script = Path(__file__).with_name("clipping_scenarios.py")
-    run_ranks(script, str(folder / "one"), ranks=1)
-    run_ranks(script, str(folder / "two"), ranks=2)
-    names = ("one/1-0", "two/2-0", "two/2-1")
-    one, first, second = (json.loads((folder / f"{name}.json").read_text()) for name in names)
-    return one, first, second
 
 
 def test_ranks_agree(results: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ Results = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
-) -> tuple[Results, Results, Results]:
-    """What one process saw, and what each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("ddp")
-    script = Path(__file__).with_name("core_scenarios.py")
-    run_ranks(script, str(folder / "one"), ranks=1)
-    run_ranks(script, str(folder / "two"), ranks=2)
-    names = ("one/1-0", "two/2-0", "two/2-1")
-    one, first, second = (json.loads((folder / f"{name}.json").read_text()) for name in names)
-    first["file"] = (folder / "two/map_style/rules/findings.jsonl").read_text()
-    return one, first, second
+def results(results: Any, ran: Path) -> Any:
+    """Those, and the file that rank 0 has written."""
+    results[1]["file"] = (ran / "two/map_style/rules/findings.jsonl").read_text()
+    return results
 
 
 def test_ranks_agree(results: Any) -> None:

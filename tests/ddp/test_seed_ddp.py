@@ -17,7 +17,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., N
     """What each of two ranks saw."""
     folder = tmp_path_factory.mktemp("seed")
     run_ranks(Path(__file__).with_name("seed_scenarios.py"), str(folder))
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return [json.loads((folder / f"2-{rank}.json").read_text()) for rank in range(2)]
 
 
 APART = [

@@ -31,7 +31,7 @@ class LRFinder(Rule):
 
     What it does: Before the first step, a range test: 120 steps in which the rate grows from 1e-7 to 10, smoothed
         without lag and differentiated in the logarithm of the rate. Around the rate where the loss falls fastest,
-        runs of 100 steps at constant rates, a factor of 3.2 apart, until the best has a worse one on either side; two
+        runs of 100 steps at constant rates, a factor of 3.2 apart, until both sides are clearly worse; two
         more beside the best; a parabola fitted to these. Steps are the run's own: batches, accumulation,
         precision, clipping, optimiser; every run begins at the same weights and sees the same batches. Where a
         schedule will lower the rate, that best rate is taken. A constant rate has to serve the end of the run too,

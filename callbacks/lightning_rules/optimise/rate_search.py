@@ -23,7 +23,8 @@ FEWEST_STEPS = 20  # of a run worth a search
 SPACING = 10**0.5  # between candidates; half of it around the best
 KERNEL = 3.0  # standard deviation of the smoothing, in steps of the range test
 MOST_CANDIDATES = 12  # runs that diverge at once cost few steps
-NEAR = 0.25  # of what the best has won: a loss further above it counts as this far
+CLEARLY = 0.05  # of what the best candidate has won: less may be noise
+CAP = 0.25  # of what the best candidate has won: further behind counts as this far
 TELLING = 3.0  # standard errors by which the best candidate has to be below the start
 
 
@@ -155,14 +156,14 @@ def smooth(losses: Losses) -> Losses:
 def steepest(rates: Losses, smoothed: Losses, start: float, noise: float) -> float | None:
     """Where the smoothed loss falls fastest in the logarithm of the rate, before its minimum."""
     lowest = int(smoothed.argmin())
-    if start - smoothed[lowest] <= 2 * noise or lowest == 0:
+    if start - smoothed[lowest] <= max(2 * noise, 1e-6 * abs(start)) or lowest == 0:
         return None
     slope = np.gradient(smoothed, np.log(rates[: len(smoothed)]))
     return float(rates[slope[: lowest + 1].argmin()])
 
 
 def try_around(run: Run, range_test: RangeTest, first: float, length: int, budget: int) -> list[Candidate]:
-    """Candidates by factors of SPACING, until the best has a worse one on either side; then two at half the spacing."""
+    """Candidates by factors of SPACING, until both sides are clearly worse; then two at half the spacing."""
     tried: dict[float, Candidate] = {}
 
     def attempt(place: float) -> None:
@@ -173,18 +174,31 @@ def try_around(run: Run, range_test: RangeTest, first: float, length: int, budge
         return spent + length <= budget and len(tried) < MOST_CANDIDATES
 
     attempt(0)
-    while affordable():
-        best = min(tried, key=lambda place: (tried[place].loss, place))
-        lost = math.isinf(tried[best].loss)
-        beside = [place for place in ((best - 1, best + 1) if lost else (best + 1, best - 1)) if place not in tried]
-        if not beside:
-            break
-        attempt(beside[0])
-    best = min(tried, key=lambda place: (tried[place].loss, place))
+    while affordable() and (place := _next_place(tried, range_test.start)) is not None:
+        attempt(place)
+    best = _best_place(tried)
     for place in (best - 0.5, best + 0.5):
         if affordable():
             attempt(place)
     return list(tried.values())
+
+
+def _best_place(tried: dict[float, Candidate]) -> float:
+    return min(tried, key=lambda place: (tried[place].loss, place))
+
+
+def _next_place(tried: dict[float, Candidate], start: float) -> float | None:
+    """Beside the best, then outwards on either side until a candidate is clearly worse; None where both sides are."""
+    best = _best_place(tried)
+    lost = math.isinf(tried[best].loss)
+    beside = [place for place in ((best - 1, best + 1) if lost else (best + 1, best - 1)) if place not in tried]
+    if beside:
+        return beside[0]
+    worse = tried[best].loss + CLEARLY * (start - tried[best].loss)
+    for edge, step in ((max(tried), 1), (min(tried), -1)):
+        if tried[edge].loss < worse:
+            return edge + step
+    return None
 
 
 def try_rate(run: Run, range_test: RangeTest, rate: float, length: int) -> Candidate:
@@ -222,19 +236,24 @@ def judge(range_test: RangeTest, candidates: Sequence[Candidate]) -> float:
             f"the best of the rates tried, {best.rate:.1e}, is the {'lowest' if place == 0 else 'highest'} of them, "
             "and the budget of steps is spent: give a larger `budget`."
         )
-    near = [one for one in ordered if abs(math.log(one.rate / best.rate)) < 1.01 * math.log(SPACING)]
-    return vertex(near, best.loss, ceiling=best.loss + NEAR * won)
+    return vertex(ordered, won)
 
 
-def vertex(candidates: Sequence[Candidate], lowest: float, ceiling: float) -> float:
-    """The vertex of the parabola in the logarithm of the rate that fits all candidates best; losses are capped.
+def vertex(candidates: Sequence[Candidate], won: float) -> float:
+    """The vertex of a parabola in the logarithm of the rate, fitted to the bowl and its two walls.
 
-    A fit to all of them has two thirds of the variance of the parabola through the lowest three.
+    Within a wide bowl the best candidate is best by luck; its walls say where its middle is. Losses are capped at a
+    quarter of what the best has won, so that a wall counts as a wall, however high.
     """
     rates = np.log([candidate.rate for candidate in candidates])
-    losses = [(min(candidate.loss, ceiling) - lowest) / (ceiling - lowest) for candidate in candidates]
+    losses = np.array([candidate.loss for candidate in candidates])
+    behind = np.minimum((losses - losses.min()) / won, CAP)
+    best = int(behind.argmin())
+    walls = np.flatnonzero(behind == CAP)
+    bowl = slice(max(walls[walls < best], default=0), min(walls[walls > best], default=len(rates)) + 1)
+    rates, behind = rates[bowl], behind[bowl]
     middle = rates.mean()
-    square, slope, _ = np.polyfit(rates - middle, losses, 2)
+    square, slope, _ = np.polyfit(rates - middle, behind, 2)
     if square <= 0:
-        return float(np.exp(rates[int(np.argmin(losses))]))
+        return float(np.exp(rates[behind.argmin()]))
     return float(np.exp(np.clip(middle - slope / (2 * square), rates.min(), rates.max())))
