@@ -18,11 +18,13 @@ from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
+from lightning_rules.reproduce.exact_resume import ExactResume
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "ExactResume",
     "Finding",
     "FreezeBySize",
     "GradientClipping",

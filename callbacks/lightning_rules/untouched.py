@@ -41,7 +41,7 @@ def untouched(module: nn.Module | None = None, *owners: Any) -> Iterator[None]:
             sets (a file that a data set opens at its first read must not be open when workers fork).
     """
     reached = reachable(*owners)
-    generators = [(value, _state(value)) for value in reached if isinstance(value, GENERATORS)]
+    generators = [(value, generator_state(value)) for value in reached if isinstance(value, GENERATORS)]
     datasets = [(value, dict(vars(value))) for value in reached if isinstance(value, Dataset)]
     shared = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
@@ -52,7 +52,7 @@ def untouched(module: nn.Module | None = None, *owners: Any) -> Iterator[None]:
         if saved is not None:
             saved.put_back()
         for generator, state in generators:
-            _set_state(generator, state)
+            set_generator_state(generator, state)
         for dataset, attributes in datasets:
             vars(dataset).clear()
             vars(dataset).update(attributes)
@@ -156,7 +156,8 @@ def reachable(*owners: Any, depth: int = 6) -> list[Any]:
     return list(seen.values())
 
 
-def _state(generator: Any) -> Any:
+def generator_state(generator: Any) -> Any:
+    """The state of one of GENERATORS, as the library that made it gives it."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
@@ -164,7 +165,8 @@ def _state(generator: Any) -> Any:
     return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.getstate()
 
 
-def _set_state(generator: Any, state: Any) -> None:
+def set_generator_state(generator: Any, state: Any) -> None:
+    """The inverse of :func:`generator_state`."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, random.Random):

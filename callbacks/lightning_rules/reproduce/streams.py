@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_rules.untouched import untouched
 
-Purpose = Literal["loading", "start", "epoch", "workers", "order"]
-PURPOSES: tuple[Purpose, ...] = ("loading", "start", "epoch", "workers", "order")
+Purpose = Literal["loading", "start", "epoch", "workers", "order", "batch"]
+PURPOSES: tuple[Purpose, ...] = ("loading", "start", "epoch", "workers", "order", "batch")
 Place = tuple[int, int]  # epoch, optimiser steps done
 
 

@@ -1,0 +1,369 @@
+"""The rule exact-resume."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_rules.finding import Finding, Severity
+from lightning_rules.reproduce import loop_position
+from lightning_rules.reproduce.generators import generators_of
+from lightning_rules.reproduce.loop_position import Hook
+from lightning_rules.reproduce.preemption import EXIT_CODE, REQUEUE, TERMINATE, Signals, ended_by_signal
+from lightning_rules.reproduce.rank_state import RankState, gather_ranks, put_back
+from lightning_rules.reproduce.seeded_batches import SeededBatches, is_stateful, obstacle
+from lightning_rules.rule import Rule
+from lightning_rules.shards import SHARDING
+
+NAME = "exact-resume"
+KEY = "exact_resume"
+# Lightning's warning about loaders without a state of their own.
+NOT_RESUMABLE = "You're resuming from a checkpoint that ended before the epoch ended"
+log = logging.getLogger("lightning_rules")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """What one rank knows when training starts.
+
+    Attributes:
+        obstacles: Why a resume of this run could not be exact, as ends of sentences.
+        resumed: Where the run goes on: optimiser steps and batches of the epoch; None in a fresh run.
+        inexact: Why this resume is not exact; empty where it is.
+    """
+
+    obstacles: list[str] = field(default_factory=list)
+    resumed: tuple[int, int] | None = None
+    inexact: str = ""
+
+
+class ExactResume(Rule):
+    """A run that was killed and resumed ends with the same weights, to the last bit, as one that was not.
+
+    Why: A long run is resumed several times. If each time the data begin anew, some examples are seen twice and
+        others not at all, schedules and early stopping go another way, and no result can be repeated or compared.
+        With Lightning 2.6.6 a run killed in the middle of an epoch goes on with epoch 0's order and other dropout,
+        and leaves out a validation or the step of a scheduler, depending on the hook its checkpoint comes from.
+
+    What it does: Each checkpoint that holds the states of callbacks also holds, for every rank: the states of all
+        random number generators (Python, NumPy, torch on all devices, those that samplers own), where the training
+        loaders stand, gradients accumulated but not yet used, buffers that differ from rank 0's, and the metrics of
+        the epoch under way. A run resumed from it, in whatever hook it was saved, carries out what was left of that
+        hook and goes on with the next batch. Workers need no memory: their random numbers begin anew with each
+        batch, and follow from the pass and the number of the batch, so that even their count may change. Orders
+        and augmentations are therefore others than without the rule, and as good.
+
+        SIGTERM (preemption) is obeyed between two batches by all ranks together: the last checkpoint is saved, and
+        the program ends with exit status 75. SLURM's requeue signal leads, at the same point, to Lightning's own
+        saving and requeueing.
+
+        A loader with ``state_dict`` and ``load_state_dict`` (torchdata's StatefulDataLoader) is restored by
+        Lightning; such loaders do not restore their workers' random numbers, and the rule says so.
+
+    Fires when: For information, at the start, if a resume could not be exact: data without a sampler
+        (IterableDataset) whose loader has no state; a data set with a random number generator of its own in worker
+        processes; CUDA without deterministic algorithms; a sharded strategy; more than two ranks, whose first sum of
+        gradients after a resume may be in another order; module hooks that run after the checkpoint's. A warning if
+        the run was resumed and could not go on exactly: another number of ranks, other data, a checkpoint without
+        the rule or saved in the middle of a batch.
+
+    Under DDP: Each rank restores its own state. Rank 0 receives the states one after the other; large are only
+        gradients in flight. The agreement on signals takes the place of Lightning's, one small exchange a batch.
+
+    Cost: Nothing between saves but two integers a batch; 15 kB a rank in a checkpoint. A resume lists the sampler
+        up to its place and reads no data twice.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[ExactResume()], logger=False)
+
+    Source: Huyen (2022), "Designing Machine Learning Systems", chapter 6, "Experiment Tracking and Versioning".
+
+    Args:
+        on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
+
+    Raises:
+        SystemExit: With status 75, between two batches, when the process has received SIGTERM.
+    """
+
+    name = NAME
+    source = 'Huyen (2022), "Designing Machine Learning Systems", chapter 6, "Experiment Tracking and Versioning"'
+    kind = "enforce"
+
+    def __init__(self, on_error: Literal["warn", "raise"] = "warn") -> None:
+        super().__init__(on_error)
+        self._batches: list[SeededBatches] = []
+        self._pending: RankState | None = None
+        self._hook: Hook | None = None
+        self._resumed: tuple[int, int] | None = None
+        self._inexact = ""
+        self._validated = False
+        self._signals: Signals | None = None
+        self._undo = ExitStack()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stand between the loops and their loaders, until the fit ends."""
+        super().setup(trainer, pl_module, stage)
+        self._put_back()
+        self._pending, self._hook, self._resumed, self._inexact = None, None, None, ""
+        if stage == "fit":
+            self._follow_loaders(trainer)
+            self._follow_loops(trainer)
+
+    def _follow_loaders(self, trainer: Any) -> None:
+        """See each training loader between its making and its first iterator: only the strategy is called there."""
+        strategy = trainer.strategy
+        process = strategy.process_dataloader
+
+        def process_and_number(loader: Any) -> Any:
+            loader = process(loader)
+            if trainer.training and not is_stateful(loader) and obstacle(loader) is None:
+                batches = SeededBatches(loader)
+                batches.idle = self._pending is not None
+                batches.attach()
+                self._batches.append(batches)
+            return loader
+
+        strategy.process_dataloader = process_and_number
+        self._undo.callback(vars(strategy).pop, "process_dataloader", None)
+
+    def _follow_loops(self, trainer: Any) -> None:
+        """Two places of Lightning's loops without a hook: before an epoch begins, and between two batches."""
+        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        start_epoch, train_batch = fit.on_advance_start, epoch.advance
+
+        def on_advance_start() -> None:
+            if self._pending is not None and self._hook == "train_epoch_end":
+                self._begin_next_epoch(trainer)
+            start_epoch()
+
+        def advance(data_fetcher: Any) -> None:
+            if self._pending is not None:
+                self._go_on(trainer, data_fetcher)
+                if self._hook != "between":  # the hook in which the run was saved has an end of its own
+                    epoch._skip_next_val = self._hook == "validation_end"
+                    return
+            self._obey_signals(trainer)
+            train_batch(data_fetcher)
+
+        fit.on_advance_start, epoch.advance = on_advance_start, advance
+        self._undo.callback(vars(fit).pop, "on_advance_start", None)
+        self._undo.callback(vars(epoch).pop, "advance", None)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the states of all ranks; a collective, as saving is."""
+        hook = None if trainer.interrupted or _shards(trainer) else loop_position.current_hook(trainer, self._validated)
+        checkpoint[KEY] = {
+            "hook": hook,
+            "world_size": trainer.world_size,
+            "should_stop": trainer.should_stop,
+            "place": [trainer.global_step, loop_position.batches_done(trainer)],
+            "ranks": gather_ranks(trainer, self._batches_now(trainer)) if hook is not None else [],
+        }
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take this rank's state, and let Lightning's loops stand between two batches."""
+        state = checkpoint.get(KEY)
+        self._resumed = (int(checkpoint.get("global_step", 0)), 0)
+        self._inexact = _unfit(state, trainer)
+        if state is None or self._inexact:
+            return
+        self._hook, self._resumed = state["hook"], tuple(state["place"])
+        self._pending = state["ranks"][trainer.global_rank]
+        trainer.should_stop = state["should_stop"]
+        loop_position.settle(checkpoint["loops"], state["hook"])
+        warnings.filterwarnings("ignore", message=NOT_RESUMABLE)
+        self._undo.callback(_forget_filter, warnings.filters[0])
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say whether a resume can be exact, and whether this one is."""
+        if self._pending is not None and not self._fits(trainer):
+            self._inexact = "the training loaders are not those that the checkpoint was saved with"
+        self._signals = Signals(trainer)
+        self._signals.listen()
+        self._undo.callback(self._signals.stop_listening)
+        self.observe(trainer, lambda: self._measure(trainer), judge)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """A checkpoint saved in the middle of a validation cannot be resumed exactly."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Checkpoints are saved in this hook, after this rule."""
+        self._validated = True
+
+    def _measure(self, trainer: Any) -> Resumption:
+        return Resumption(obstacles_of(trainer), self._resumed, self._inexact)
+
+    def _fits(self, trainer: Any) -> bool:
+        assert self._pending is not None
+        lengths = [len(one) for one in self._batches_now(trainer)]
+        places = self._pending["loaders"]
+        return len(places) == len(lengths) and all(
+            place is None or place["length"] == length for place, length in zip(places, lengths, strict=True)
+        )
+
+    def _batches_now(self, trainer: Any) -> list[SeededBatches]:
+        loaders = getattr(trainer.fit_loop._combined_loader, "flattened", [])
+        return [batches for loader in loaders for batches in self._batches if batches.loader is loader]
+
+    def _begin_next_epoch(self, trainer: Any) -> None:
+        """What was left of the epoch that a checkpoint was saved at the end of."""
+        state = self._take_pending(trainer)
+        put_back(trainer, state, [] if self._inexact else self._batches_now(trainer), running=False)
+        loop_position.step_plateau_schedulers(trainer)
+
+    def _go_on(self, trainer: Any, data_fetcher: Any) -> None:
+        """Find the place in the epoch again, then all that has been drawn and accumulated by then."""
+        state = self._take_pending(trainer)
+        batches = self._batches_now(trainer)
+        if not self._inexact:
+            for one, place in zip(batches, state["loaders"], strict=True):
+                one.place = place
+        _load_again(trainer, state)
+        iter(data_fetcher)
+        data_fetcher.fetched += loop_position.batches_done(trainer)
+        put_back(trainer, state, [] if self._inexact else batches, running=True)
+
+    def _take_pending(self, trainer: Any) -> RankState:
+        assert self._pending is not None
+        state, self._pending = self._pending, None
+        for one in self._batches:
+            one.idle = False
+        loop_position.forget_restart(trainer)
+        return state
+
+    def _obey_signals(self, trainer: Any) -> None:
+        """Between two batches, all ranks alike."""
+        noted = self._signals.agreed() if self._signals is not None else 0
+        if noted & REQUEUE and self._signals is not None:
+            self._signals.requeue()
+        if noted & TERMINATE:
+            path = save_last(trainer)
+            if trainer.is_global_zero:
+                log.warning(
+                    f"{NAME}: Ended by SIGTERM after step {trainer.global_step}, with exit status {EXIT_CODE}; "
+                    f"saved {path}, from which --ckpt_path last goes on."
+                )
+            raise ended_by_signal(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give loops, loaders and signals back: Lightning calls no ``teardown`` after an error."""
+        super().on_exception(trainer, pl_module, exception)
+        self._put_back()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give loops, loaders and signals back."""
+        super().teardown(trainer, pl_module, stage)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        self._undo.close()
+        for batches in self._batches:
+            batches.detach()
+        self._batches, self._signals, self._validated = [], None, False
+
+
+def save_last(trainer: Any) -> str:
+    """Save where ``ckpt_path="last"`` looks; a collective.
+
+    Returns:
+        The path of the checkpoint.
+    """
+    for keeper in trainer.checkpoint_callbacks:
+        if hasattr(keeper, "_save_last_checkpoint"):
+            asked, keeper.save_last = keeper.save_last, True
+            try:
+                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
+            finally:
+                keeper.save_last = asked
+            return str(keeper.last_model_path)
+    path = os.path.join(trainer.default_root_dir, "last.ckpt")
+    trainer.save_checkpoint(path)
+    return path
+
+
+def obstacles_of(trainer: Any) -> list[str]:
+    """Why a resume of this run cannot be exact, as ends of sentences."""
+    found = []
+    for loader in getattr(trainer.fit_loop._combined_loader, "flattened", []):
+        workers = getattr(loader, "num_workers", 0)
+        if is_stateful(loader):
+            reason = f"the workers of {type(loader).__name__} begin new random numbers" if workers else None
+        else:
+            reason = obstacle(loader)
+        if reason is None and workers and isinstance(loader, DataLoader) and generators_of(loader.dataset):
+            reason = f"{type(loader.dataset).__name__} has a random number generator of its own in each worker"
+        found += [reason] if reason else []
+    if _shards(trainer):
+        found.append(f"{type(trainer.strategy).__name__} shards parameters and their gradients")
+    if trainer.strategy.root_device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
+        found.append("CUDA may sum in another order each time, without SeedEverything(SEED, deterministic=True)")
+    if trainer.world_size > 2:
+        found.append(f"{trainer.world_size} ranks may sum the first gradients after a resume in another order")
+    module = trainer.lightning_module
+    late = [name for name in ("on_train_batch_end", "on_validation_end") if _overrides(module, name)]
+    found += [f"{type(module).__name__}.{name} runs after a checkpoint was saved in that hook" for name in late]
+    return found
+
+
+def judge(ranks: Sequence[Resumption]) -> list[Finding]:
+    """Say what stands between this run and an exact resume."""
+    obstacles = list(dict.fromkeys(reason for rank in ranks for reason in rank.obstacles))
+    inexact = next((rank.inexact for rank in ranks if rank.inexact), "")
+    findings = []
+    if inexact:
+        message = f"This run was resumed, but not to the same bits: {inexact}."
+        advice = "Its weights will be as good, but not the same; resume with the same ranks, data and rules."
+        findings.append(Finding(NAME, Severity.WARNING, message, advice))
+    elif ranks[0].resumed is not None:
+        step, batch = ranks[0].resumed
+        evidence = {"step": step, "batches": batch, "ranks": len(ranks)}
+        findings.append(Finding(NAME, Severity.INFO, f"Went on after step {step}, exactly.", evidence=evidence))
+    if obstacles:
+        message = f"If this run is killed, a resume cannot give the same bits: {'; '.join(obstacles)}."
+        findings.append(Finding(NAME, Severity.INFO, message, "What can be restored will be."))
+    elif not findings:
+        findings.append(Finding(NAME, Severity.OK, "A resume of this run gives the same bits."))
+    return findings
+
+
+def _unfit(state: Any, trainer: Any) -> str:
+    """Why a checkpoint cannot be resumed exactly; empty where it can."""
+    if state is None:
+        return "the checkpoint was saved without this rule"
+    if state["hook"] is None:
+        return "the checkpoint was saved in the middle of a batch, or after an error"
+    if state["world_size"] != trainer.world_size:
+        return f"it was saved by {state['world_size']} ranks, and now there are {trainer.world_size}"
+    return ""
+
+
+def _load_again(trainer: Any, state: RankState) -> None:
+    """Loaders with a state of their own have begun with it already, and begin once more."""
+    combined = trainer.fit_loop._combined_loader
+    states = iter(state["stateful"])
+    for loader in combined.flattened:
+        if is_stateful(loader):
+            loader.load_state_dict(next(states))
+
+
+def _forget_filter(entry: Any) -> None:
+    if entry in warnings.filters:
+        warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+def _shards(trainer: Any) -> bool:
+    return any(name in type(trainer.strategy).__name__ for name in SHARDING)
+
+
+def _overrides(module: Any, name: str) -> bool:
+    return getattr(type(module), name).__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")

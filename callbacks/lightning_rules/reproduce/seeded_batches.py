@@ -1,0 +1,185 @@
+"""Loaders whose position can be found again: each batch has a number, and random numbers that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_rules.reproduce.generators import Stream, generators_of, set_states, states_of
+from lightning_rules.reproduce.streams import start_stream
+
+# Samplers of these packages draw all their random numbers when a pass begins.
+DRAW_AT_ONCE = ("torch.utils.data.", "lightning.", "pytorch_lightning.")
+
+
+class Place(TypedDict):
+    """Where a pass over a loader stands.
+
+    After the pass has been found again, and workers have been sent their first batches, ``now`` is for
+    :meth:`SeededBatches.go_on`.
+
+    Attributes:
+        seed: What the order of the pass and the workers' random numbers follow from.
+        start: States of the generators that the sampler owns, before the first batch was taken; empty before that.
+        now: The same, and those of the data set, now.
+        length: Batches in a whole pass.
+        taken: Batches that training has taken of it.
+    """
+
+    seed: int
+    start: list[Tensor | str]
+    now: list[Tensor | str]
+    length: int
+    taken: int
+
+
+class SeededBatches:
+    """What a sampler yields, numbered, each with random numbers of its own for the worker that reads it.
+
+    A worker's random numbers begin anew with each batch, and follow from the seed of the pass and the number of the
+    batch: whichever worker reads the batch, and whatever it has read before, it draws the same. The sampler draws
+    from a stream of its own. In the main process nothing is seeded.
+
+    Args:
+        loader: The loader; its batch sampler (its sampler, where it makes no batches) is what is wrapped.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        self.sampler: Any = getattr(loader, self.name)
+        self.place: Place | None = None
+        self.idle = False
+
+    def attach(self) -> None:
+        """Stand in the sampler's place; DataLoader forbids to assign it, for the sake of other options it has set."""
+        vars(self.loader)[self.name] = self
+
+    def detach(self) -> None:
+        """Give the loader its sampler back."""
+        if vars(self.loader)[self.name] is self:
+            vars(self.loader)[self.name] = self.sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sampler" and "sampler" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+    def __iter__(self) -> Pass:
+        """A pass from the start; while ``place`` is set, from that place on; while ``idle``, an empty one.
+
+        DataLoader's iterator over worker processes asks twice, and keeps the second.
+        """
+        return Pass(self, self.place, self.idle)
+
+    def go_on(self, place: Place) -> None:
+        """Put the generators that the loader owns where they stood; later passes begin anew."""
+        self.place = None
+        set_states(self.all_owned, place["now"])
+
+    @property
+    def owned(self) -> list[Any]:
+        """Generators that the loader and its sampler own."""
+        return generators_of(self.loader.generator, self.sampler)
+
+    @property
+    def all_owned(self) -> list[Any]:
+        """The same, and those of the data set where the main process reads it."""
+        read_here = [] if self.loader.num_workers else [self.loader.dataset]
+        return generators_of(self.loader.generator, self.sampler, *read_here)
+
+
+class Pass:
+    """One pass over the batches of a sampler."""
+
+    def __init__(self, batches: SeededBatches, place: Place | None, idle: bool) -> None:
+        self.batches = batches
+        self.idle = idle
+        self.seed = place["seed"] if place else _draw(batches.loader.generator)
+        self.start: list[Tensor | str] = []
+        self.number = 0
+        self._stream = Stream(self.seed)
+        self._apart = True
+        self._inner: Iterator[Any] | None = None
+        if place is not None and place["taken"]:
+            set_states(batches.owned, place["start"])
+            for _ in range(place["taken"]):
+                self._take()
+
+    def __iter__(self) -> Pass:
+        return self
+
+    def __next__(self) -> Any:
+        if self.idle:
+            raise StopIteration
+        number = self.number
+        index = self._take()
+        return Sent(index, self.seed, number) if self.batches.loader.num_workers else index
+
+    def _take(self) -> Any:
+        if self._inner is None:
+            self.start = states_of(self.batches.owned)
+            self._inner = iter(self.batches.sampler)
+        self.number += 1
+        if not self._apart:
+            return next(self._inner)
+        with self._stream.active():
+            self._apart = not _draws_at_once(self.batches.sampler)
+            return next(self._inner)
+
+    def place(self, taken: int) -> Place:
+        """Where the pass stands after ``taken`` batches; the sampler may be ahead, for the workers."""
+        now = states_of(self.batches.all_owned)
+        return Place(seed=self.seed, start=self.start, now=now, length=len(self.batches), taken=taken)
+
+
+class Sent:
+    """Indices on their way to a worker: where they arrive, the random numbers of their batch begin."""
+
+    def __init__(self, index: Any, seed: int, number: int) -> None:
+        self.sent = index, seed, number
+
+    def __reduce__(self) -> Any:
+        return receive, self.sent
+
+
+def receive(index: Any, seed: int, number: int) -> Any:
+    """Start the worker's random numbers of a batch, and hand on its indices."""
+    start_stream(seed, "batch", number)
+    return index
+
+
+def obstacle(loader: Any) -> str | None:
+    """Why a loader's batches cannot be numbered, as the end of a sentence; None where they can."""
+    kind = type(loader).__name__
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+        return f"the loader {kind} has neither a sampler nor state_dict and load_state_dict"
+    if isinstance(loader.dataset, IterableDataset):
+        return f"{type(loader.dataset).__name__} is an IterableDataset and its loader has no state_dict"
+    try:
+        len(loader)
+    except TypeError:
+        return f"the sampler of {kind} has no length"
+    return None
+
+
+def is_stateful(loader: Any) -> bool:
+    """Whether a loader keeps its own position, which Lightning saves and restores (torchdata's StatefulDataLoader)."""
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+
+
+def _draws_at_once(sampler: Any) -> bool:
+    inner = getattr(sampler, "sampler", None)
+    known = f"{type(sampler).__module__}.".startswith(DRAW_AT_ONCE)
+    return known and (inner is None or inner is sampler or _draws_at_once(inner))

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+
+from lightning_rules import ExactResume, GradientClipping, LastLayerBiasInit, MomentumSchedule, SeedEverything
+
+
+class Augmented(Dataset[Any]):
+    """Examples with noise from each of the generators that programs share."""
+
+    def __init__(self, count: int = 48) -> None:
+        draw = torch.Generator().manual_seed(count)
+        self.inputs = torch.randn(count, 4, generator=draw)
+        self.targets = (self.inputs[:, 0] > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        noise = random.gauss(0, 0.1) + float(np.random.normal(0, 0.1))
+        return self.inputs[index] + noise + 0.1 * torch.randn(4), self.targets[index]
+
+
+class Lazy(Sampler[int]):
+    """Draws a number for each example, from the generators that programs share."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in self.data:
+            yield (random.randrange(len(self)) + np.random.randint(len(self))) % len(self)
+
+
+class Batches(Lazy):
+    """Lists of four."""
+
+    def __len__(self) -> int:
+        return len(self.data) // 4
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.randperm(len(self.data)).tolist()
+        yield from (order[start : start + 4] for start in range(0, len(order), 4))
+
+
+SAMPLERS: dict[str, Any] = {
+    "replacement": lambda data: RandomSampler(data, replacement=True),
+    "lazy": Lazy,
+    "batches": Batches,
+}
+
+
+class Classifier(L.LightningModule):
+    """Batch norm, dropout, a torchmetric of the epoch, and schedulers by step, epoch and metric."""
+
+    def __init__(self, workers: int = 0, monitor: str = "val_loss", strict: bool = True, **loader: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        self.accuracy = torchmetrics.classification.MulticlassAccuracy(2)
+        self.workers, self.loader = workers, loader
+        self.watch = {"monitor": monitor, "strict": strict}
+        self.seen: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        self.seen.append([self.current_epoch, batch_idx, float(inputs.sum())])
+        logits = self.net(inputs)
+        loss = F.cross_entropy(logits, targets)
+        self.accuracy(logits, targets)
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        self.log("train_accuracy", self.accuracy, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": self.plateau, "strict": self.strict},
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        options = {"batch_size": 4, "shuffle": True, "num_workers": self.workers} | self.loader
+        if "generator" in options:
+            options["generator"] = options["generator"]().manual_seed(5)
+        if "sampler" in options:
+            options["sampler"] = SAMPLERS[options["sampler"]](range(48))
+        return DataLoader(Augmented(), **options)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Augmented(16), batch_size=8)
+
+
+class SaveIn(Checkpoint):
+    """Saves once, in the given hook, after the given number of batches."""
+
+    def __init__(self, hook: str, batches: int, path: Path) -> None:
+        self.hook, self.batches, self.path = hook, batches, path
+
+    def _save(self, hook: str, trainer: L.Trainer) -> None:
+        if hook == self.hook and trainer.fit_loop.total_batch_idx + 1 >= self.batches and not self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._save("train_batch_end", trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self._save("validation_end", trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._save("train_epoch_end", trainer)
+
+
+def fit(module: L.LightningModule, callbacks: list[Any], ckpt_path: Path | None = None, **options: Any) -> L.Trainer:
+    """Three epochs of twelve batches."""
+    trainer = L.Trainer(
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 3,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": any(isinstance(one, Checkpoint) for one in callbacks),
+            **options,
+        },
+        callbacks=callbacks,
+    )
+    trainer.fit(module, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    return trainer
+
+
+def left_by(trainer: L.Trainer) -> dict[str, Any]:
+    """All that a run leaves behind, to be compared bit for bit."""
+    return {
+        "weights": {name: value.clone() for name, value in trainer.lightning_module.state_dict().items()},
+        "optimiser": trainer.optimizers[0].state_dict(),
+        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "random": [torch.rand(1).item(), np.random.rand(), random.random()],
+        "steps": [trainer.global_step, trainer.current_epoch, trainer.fit_loop.epoch_loop._batches_that_stepped],
+    }
+
+
+def just_exact() -> list[Any]:
+    return [ExactResume()]
+
+
+@pytest.fixture
+def unbroken_and_resumed(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], dict[str, Any], list[Any], list[Any]]]:
+    """What an unbroken run leaves, what one leaves that was resumed, and the batches that each has seen."""
+
+    def run(
+        hook: str, batches: int, make: Any = Classifier, rules: Any = lambda: [ExactResume()], **options: Any
+    ) -> Any:
+        path = tmp_path / "saved.ckpt"
+        L.seed_everything(1, verbose=False)
+        whole = make()
+        unbroken = left_by(fit(whole, [*rules(), SaveIn(hook, batches, path)], **options))
+        assert path.exists()
+        L.seed_everything(2, verbose=False)
+        rest = make()
+        resumed = left_by(fit(rest, [*rules(), SaveIn("never", 0, path)], path, **options))
+        return unbroken, resumed, whole.seen, rest.seen
+
+    return run
+
+
+HOOKS = ("train_batch_end", "validation_end", "train_epoch_end")
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Names of all that is not the same, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [where]
+    if isinstance(one, dict):
+        names = sorted({*one, *other}, key=str)
+        return [d for name in names for d in differences(one.get(name), other.get(name), f"{where}/{name}")]
+    if isinstance(one, list | tuple) and len(one) == len(other):
+        return [d for i, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{where}/{i}")]
+    return [] if one == other else [f"{where}: {other} instead of {one}"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("batches", [5, 12, 17, 24])
+@pytest.mark.parametrize(
+    "options", [{}, {"val_check_interval": 5, "accumulate_grad_batches": 3}], ids=["plain", "parts"]
+)
+def test_same_bits_whatever_the_hook(
+    unbroken_and_resumed: Callable[..., Any], hook: str, batches: int, options: dict[str, Any]
+) -> None:
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, batches, **options)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "two workers": ({"workers": 2}, {}),
+    "workers that stay": ({"workers": 2, "persistent_workers": True}, {}),
+    "spawned workers": ({"workers": 1, "multiprocessing_context": "spawn"}, {}),
+    "generator of one's own": ({"generator": torch.Generator}, {}),
+    "generator and workers": ({"generator": torch.Generator, "workers": 2}, {}),
+    "with replacement": ({"sampler": "replacement", "shuffle": False}, {}),
+    "lazy sampler": ({"sampler": "lazy", "shuffle": False}, {}),
+    "lazy sampler, workers": ({"sampler": "lazy", "shuffle": False, "workers": 2}, {}),
+    "no batches": ({"batch_size": None, "sampler": "batches", "shuffle": False, "workers": 2}, {}),
+    "steps instead of epochs": ({}, {"max_epochs": -1, "max_steps": 33}),
+    "schedule by training loss": ({"monitor": "train_loss_epoch"}, {}),
+    "no validation": ({"monitor": "train_loss_epoch"}, {"limit_val_batches": 0}),
+    "validation by steps": ({}, {"val_check_interval": 7, "check_val_every_n_epoch": None}),
+    "every second epoch": ({"strict": False}, {"check_val_every_n_epoch": 2}),
+    "fewer batches": ({}, {"limit_train_batches": 9}),
+    "loaders anew": ({}, {"reload_dataloaders_every_n_epochs": 1}),
+    "accumulation": ({}, {"accumulate_grad_batches": 5}),
+    "bfloat16": ({}, {"precision": "bf16-mixed"}),
+    "clipping": ({}, {"gradient_clip_val": 0.1}),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("case", CASES)
+def test_same_bits_whatever_the_run(unbroken_and_resumed: Callable[..., Any], hook: str, case: str) -> None:
+    module, options = CASES[case]
+    if hook == "validation_end" and options.get("limit_val_batches") == 0:
+        pytest.skip("There is no validation.")
+    if hook != "train_batch_end" and "multiprocessing_context" in module:
+        pytest.skip("Slow, and no other than forked workers.")
+    make = functools.partial(Classifier, **module)
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 15, make, **options)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
+
+
+def run_of_all_rules() -> list[Any]:
+    return [SeedEverything(3), LastLayerBiasInit(), GradientClipping(percentile=50), MomentumSchedule(), ExactResume()]
+
+
+def with_average() -> list[Any]:
+    return [ExactResume(), EMAWeightAveraging(decay=0.9)]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("rules", [run_of_all_rules, with_average, lambda: just_exact()[::-1]])
+def test_same_bits_with_other_callbacks(unbroken_and_resumed: Callable[..., Any], hook: str, rules: Any) -> None:
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 15, rules=rules)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
+
+
+class TwoLoaders(Classifier):
+    """The shorter loader begins again while the longer one goes on."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch["long"], batch_idx) + self.net(batch["short"][0]).square().mean()
+
+    def train_dataloader(self) -> Any:
+        short = DataLoader(Augmented(20), batch_size=4, shuffle=True)
+        return {"long": super().train_dataloader(), "short": short}
+
+
+class ByHand(Classifier):
+    """Two optimisers, and gradients that are used at every third batch only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        if batch_idx % 3 == 2:
+            for optimizer in self.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.AdamW(self.net[0].parameters()), torch.optim.SGD(self.net[4].parameters(), 0.1, 0.9)]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("make", [TwoLoaders, ByHand])
+def test_same_bits_whatever_the_module(unbroken_and_resumed: Callable[..., Any], hook: str, make: Any) -> None:
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 16, make)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
