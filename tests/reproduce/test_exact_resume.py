@@ -96,7 +96,7 @@ class Classifier(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": self.plateau, "strict": self.strict},
+            "lr_scheduler": {"scheduler": scheduler, **self.watch},
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
