@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch.utils.data import DataLoader
-
-from lightning_rules.finding import Finding, Severity
 from lightning_rules.reproduce import loop_position
-from lightning_rules.reproduce.generators import generators_of
 from lightning_rules.reproduce.loop_position import Hook
-from lightning_rules.reproduce.preemption import EXIT_CODE, REQUEUE, TERMINATE, Signals, ended_by_signal
+from lightning_rules.reproduce.preemption import EXIT_CODE, REQUEUE, TERMINATE, Signals, ended_by_signal, save_last
 from lightning_rules.reproduce.rank_state import RankState, gather_ranks, put_back
-from lightning_rules.reproduce.seeded_batches import SeededBatches, is_stateful, obstacle
+from lightning_rules.reproduce.resumption import NAME, Resumption, judge, obstacles_of, unfit
 from lightning_rules.reproduce.seed_everything import SeedEverything
+from lightning_rules.reproduce.seeded_batches import SeededBatches, is_stateful, obstacle
 from lightning_rules.rule import Rule
-from lightning_rules.shards import SHARDING
+from lightning_rules.shards import shards
 
-NAME = "exact-resume"
 KEY = "exact_resume"
 # Lightning's warning about loaders without a state of their own.
 NOT_RESUMABLE = "You're resuming from a checkpoint that ended before the epoch ended"
 log = logging.getLogger("lightning_rules")
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """What one rank knows when training starts.
-
-    Attributes:
-        obstacles: Why a resume of this run could not be exact, as ends of sentences.
-        resumed: Where the run goes on: optimiser steps and batches of the epoch; None in a fresh run.
-        inexact: Why this resume is not exact; empty where it is.
-    """
-
-    obstacles: list[str] = field(default_factory=list)
-    resumed: tuple[int, int] | None = None
-    inexact: str = ""
 
 
 class ExactResume(Rule):
@@ -118,6 +95,8 @@ class ExactResume(Rule):
         if stage == "fit":
             self._follow_loaders(trainer)
             self._follow_loops(trainer)
+            self._signals = Signals(trainer)
+            self._undo.callback(self._signals.stop_listening)
 
     def _follow_loaders(self, trainer: Any) -> None:
         """See each training loader between its making and its first iterator: only the strategy is called there."""
@@ -161,7 +140,7 @@ class ExactResume(Rule):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the states of all ranks; a collective, as saving is."""
-        hook = None if trainer.interrupted or _shards(trainer) else loop_position.current_hook(trainer, self._validated)
+        hook = None if trainer.interrupted or shards(trainer) else loop_position.current_hook(trainer, self._validated)
         checkpoint[KEY] = {
             "hook": hook,
             "world_size": trainer.world_size,
@@ -174,7 +153,7 @@ class ExactResume(Rule):
         """Take this rank's state, and let Lightning's loops stand between two batches."""
         state = checkpoint.get(KEY)
         self._resumed = (int(checkpoint.get("global_step", 0)), 0)
-        self._inexact = _unfit(state, trainer)
+        self._inexact = unfit(state, trainer)
         if state is None or self._inexact:
             return
         self._hook, self._resumed = state["hook"], tuple(state["place"])
@@ -188,9 +167,6 @@ class ExactResume(Rule):
         """Say whether a resume can be exact, and whether this one is."""
         if self._pending is not None and not self._fits(trainer):
             self._inexact = "the training loaders are not those that the checkpoint was saved with"
-        self._signals = Signals(trainer)
-        self._signals.listen()
-        self._undo.callback(self._signals.stop_listening)
         self.observe(trainer, lambda: self._measure(trainer), judge)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -276,81 +252,6 @@ class ExactResume(Rule):
         self._batches, self._signals, self._validated = [], None, False
 
 
-def save_last(trainer: Any) -> str:
-    """Save where ``ckpt_path="last"`` looks; a collective.
-
-    Returns:
-        The path of the checkpoint.
-    """
-    for keeper in trainer.checkpoint_callbacks:
-        if hasattr(keeper, "_save_last_checkpoint"):
-            asked, keeper.save_last = keeper.save_last, True
-            try:
-                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
-            finally:
-                keeper.save_last = asked
-            return str(keeper.last_model_path)
-    path = os.path.join(trainer.default_root_dir, "last.ckpt")
-    trainer.save_checkpoint(path)
-    return path
-
-
-def obstacles_of(trainer: Any) -> list[str]:
-    """Why a resume of this run cannot be exact, as ends of sentences."""
-    found = []
-    for loader in getattr(trainer.fit_loop._combined_loader, "flattened", []):
-        workers = getattr(loader, "num_workers", 0)
-        if is_stateful(loader):
-            reason = f"the workers of {type(loader).__name__} begin new random numbers" if workers else None
-        else:
-            reason = obstacle(loader)
-        if reason is None and workers and isinstance(loader, DataLoader) and generators_of(loader.dataset):
-            reason = f"{type(loader.dataset).__name__} has a random number generator of its own in each worker"
-        found += [reason] if reason else []
-    if _shards(trainer):
-        found.append(f"{type(trainer.strategy).__name__} shards parameters and their gradients")
-    if trainer.strategy.root_device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
-        found.append("CUDA may sum in another order each time, without SeedEverything(SEED, deterministic=True)")
-    if trainer.world_size > 2:
-        found.append(f"{trainer.world_size} ranks may sum the first gradients after a resume in another order")
-    module = trainer.lightning_module
-    late = [name for name in ("on_train_batch_end", "on_validation_end") if _overrides(module, name)]
-    found += [f"{type(module).__name__}.{name} runs after a checkpoint was saved in that hook" for name in late]
-    return found
-
-
-def judge(ranks: Sequence[Resumption]) -> list[Finding]:
-    """Say what stands between this run and an exact resume."""
-    obstacles = list(dict.fromkeys(reason for rank in ranks for reason in rank.obstacles))
-    inexact = next((rank.inexact for rank in ranks if rank.inexact), "")
-    findings = []
-    if inexact:
-        message = f"This run was resumed, but not to the same bits: {inexact}."
-        advice = "Its weights will be as good, but not the same; resume with the same ranks, data and rules."
-        findings.append(Finding(NAME, Severity.WARNING, message, advice))
-    elif ranks[0].resumed is not None:
-        step, batch = ranks[0].resumed
-        evidence = {"step": step, "batches": batch, "ranks": len(ranks)}
-        findings.append(Finding(NAME, Severity.INFO, f"Went on after step {step}, exactly.", evidence=evidence))
-    if obstacles:
-        message = f"If this run is killed, a resume cannot give the same bits: {'; '.join(obstacles)}."
-        findings.append(Finding(NAME, Severity.INFO, message, "What can be restored will be."))
-    elif not findings:
-        findings.append(Finding(NAME, Severity.OK, "A resume of this run gives the same bits."))
-    return findings
-
-
-def _unfit(state: Any, trainer: Any) -> str:
-    """Why a checkpoint cannot be resumed exactly; empty where it can."""
-    if state is None:
-        return "the checkpoint was saved without this rule"
-    if state["hook"] is None:
-        return "the checkpoint was saved in the middle of a batch, or after an error"
-    if state["world_size"] != trainer.world_size:
-        return f"it was saved by {state['world_size']} ranks, and now there are {trainer.world_size}"
-    return ""
-
-
 def _load_again(trainer: Any, state: RankState) -> None:
     """Loaders with a state of their own have begun with it already, and begin once more."""
     combined = trainer.fit_loop._combined_loader
@@ -363,11 +264,3 @@ def _load_again(trainer: Any, state: RankState) -> None:
 def _forget_filter(entry: Any) -> None:
     if entry in warnings.filters:
         warnings.filters.remove(entry)  # type: ignore[attr-defined]
-
-
-def _shards(trainer: Any) -> bool:
-    return any(name in type(trainer.strategy).__name__ for name in SHARDING)
-
-
-def _overrides(module: Any, name: str) -> bool:
-    return getattr(type(module), name).__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")

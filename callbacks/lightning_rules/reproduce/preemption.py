@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
@@ -20,51 +19,38 @@ TERMINATE, REQUEUE = 1, 2
 class Signals:
     """Notes SIGTERM, and SLURM's requeue signal where Lightning listens to it, without acting at once.
 
-    Lightning 2.6.6 calls collectives from inside the handler, where another collective may be under way, and saves
-    for SLURM in the middle of a step; there nothing can be resumed exactly.
+    Lightning 2.6.6 calls collectives from inside its handlers, where another may be under way (two ranks then wait
+    for each other for ever), and saves for SLURM in the middle of a step, from where nothing resumes exactly.
 
     Args:
-        trainer: The run's Trainer.
+        trainer: The run's Trainer, before Lightning has set its handlers.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.noted = 0
+        self._signal = int(signal.SIGTERM)
         self._undo = ExitStack()
-        self._requeue: Callable[[], Any] | None = None
-
-    def listen(self) -> None:
-        """Take the handlers' place, after Lightning has set its own."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        connector = self.trainer._signal_connector
-        before = connector._original_handlers.get(signal.SIGTERM)
-        launcher = getattr(self.trainer.strategy, "launcher", None)
-
-        def terminate(number: int, frame: Any) -> None:
-            if not self.noted and launcher is not None:
-                launcher.kill(number)  # the other processes that this one has started
-            self.noted |= TERMINATE
-            if callable(before):
-                before(number, frame)
-
-        self._set(signal.SIGTERM, terminate)
-        environment = self.trainer._accelerator_connector.cluster_environment
-        if getattr(environment, "auto_requeue", False):
-            number = environment.requeue_signal or signal.SIGUSR1
-            self._requeue = lambda: connector._slurm_sigusr_handler_fn(number, None)
-            self._set(number, lambda *_: self._note(REQUEUE))
-        loop = self.trainer.fit_loop.epoch_loop
+        connector, loop = trainer._signal_connector, trainer.fit_loop.epoch_loop
+        self._requeue = connector._slurm_sigusr_handler_fn
+        self._replace(connector, "_sigterm_notifier_fn", self._terminate)
+        self._replace(connector, "_slurm_sigusr_handler_fn", self._note_requeue)
         # one exchange a batch, in place of Lightning's
-        vars(loop)["_broadcast_sigterm_tensor"] = lambda: None
-        self._undo.callback(vars(loop).pop, "_broadcast_sigterm_tensor", None)
+        self._replace(loop, "_broadcast_sigterm_tensor", lambda: None)
 
-    def _set(self, number: int, handler: Any) -> None:
-        self._undo.callback(signal.signal, number, signal.getsignal(number))
-        signal.signal(number, handler)
+    def _replace(self, owner: Any, name: str, function: Any) -> None:
+        vars(owner)[name] = function
+        self._undo.callback(vars(owner).pop, name, None)
 
-    def _note(self, what: int) -> None:
-        self.noted |= what
+    def _terminate(self, number: int, frame: Any) -> None:
+        launcher = getattr(self.trainer.strategy, "launcher", None)
+        if not self.noted & TERMINATE and launcher is not None:
+            launcher.kill(number)  # the other processes that this one has started
+        self.noted |= TERMINATE
+
+    def _note_requeue(self, number: int, frame: Any) -> None:
+        self._signal = number
+        self.noted |= REQUEUE
 
     def agreed(self) -> int:
         """What any rank has noted; the same on all. A collective, where there are several."""
@@ -78,11 +64,10 @@ class Signals:
     def requeue(self) -> None:
         """Let Lightning save for SLURM and requeue the job."""
         self.noted &= ~REQUEUE
-        if self._requeue is not None:
-            self._requeue()
+        self._requeue(self._signal, None)
 
     def stop_listening(self) -> None:
-        """Give Lightning's handlers back."""
+        """Let Lightning handle signals itself again."""
         self._undo.close()
 
 
@@ -92,3 +77,22 @@ def ended_by_signal(trainer: Any) -> BaseException:
     exception: BaseException = kind()
     exception.code = EXIT_CODE  # type: ignore[attr-defined]
     return exception
+
+
+def save_last(trainer: Any) -> str:
+    """Save where ``ckpt_path="last"`` looks; a collective.
+
+    Returns:
+        The path of the checkpoint.
+    """
+    for keeper in trainer.checkpoint_callbacks:
+        if hasattr(keeper, "_save_last_checkpoint"):
+            asked, keeper.save_last = keeper.save_last, True
+            try:
+                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
+            finally:
+                keeper.save_last = asked
+            return str(keeper.last_model_path)
+    path = os.path.join(trainer.default_root_dir, "last.ckpt")
+    trainer.save_checkpoint(path)
+    return path
