@@ -207,7 +207,8 @@ class ExactResume(Rule):
         batches = self._batches_now(trainer)
         if not self._inexact:
             for one, place in zip(batches, state["loaders"], strict=True):
-                one.place = place
+                if place is not None:
+                    one.find_again(place)
         _load_again(trainer, state)
         iter(data_fetcher)
         data_fetcher.fetched += loop_position.batches_done(trainer)

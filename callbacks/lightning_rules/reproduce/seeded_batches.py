@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from lightning_rules.reproduce.generators import Stream, generators_of, set_states, states_of
 from lightning_rules.reproduce.streams import start_stream
@@ -26,6 +26,7 @@ class Place(TypedDict):
         seed: What the order of the pass and the workers' random numbers follow from.
         start: States of the generators that the sampler owns, before the first batch was taken; empty before that.
         now: The same, and those of the data set, now.
+        shared: The seed of a DistributedSampler, which ranks share; None for other samplers.
         length: Batches in a whole pass.
         taken: Batches that training has taken of it.
     """
@@ -33,6 +34,7 @@ class Place(TypedDict):
     seed: int
     start: list[Tensor | str]
     now: list[Tensor | str]
+    shared: int | None
     length: int
     taken: int
 
@@ -79,10 +81,23 @@ class SeededBatches:
         """
         return Pass(self, self.place, self.idle)
 
+    def find_again(self, place: Place) -> None:
+        """Let the passes that follow begin at a place."""
+        self.place = place
+        if self.distributed is not None and place["shared"] is not None:
+            self.distributed.seed = place["shared"]
+
     def go_on(self, place: Place) -> None:
         """Put the generators that the loader owns where they stood; later passes begin anew."""
+        self.find_again(place)
         self.place = None
         set_states(self.all_owned, place["now"])
+
+    @property
+    def distributed(self) -> DistributedSampler[Any] | None:
+        """The sampler that gives each rank its share, by a seed of its own."""
+        below = (self.sampler, getattr(self.sampler, "sampler", None))
+        return next((sampler for sampler in below if isinstance(sampler, DistributedSampler)), None)
 
     @property
     def owned(self) -> list[Any]:
@@ -136,8 +151,15 @@ class Pass:
 
     def place(self, taken: int) -> Place:
         """Where the pass stands after ``taken`` batches; the sampler may be ahead, for the workers."""
-        now = states_of(self.batches.all_owned)
-        return Place(seed=self.seed, start=self.start, now=now, length=len(self.batches), taken=taken)
+        batches = self.batches
+        return Place(
+            seed=self.seed,
+            start=self.start,
+            now=states_of(batches.all_owned),
+            shared=None if batches.distributed is None else batches.distributed.seed,
+            length=len(batches),
+            taken=taken,
+        )
 
 
 class Sent:
