@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from lightning_rules import ExactResume, GradientClipping, LastLayerBiasInit, MomentumSchedule, SeedEverything
 
@@ -303,3 +306,234 @@ def test_same_bits_whatever_the_module(unbroken_and_resumed: Callable[..., Any],
     unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 16, make)
     assert rest == whole[len(whole) - len(rest) :]
     assert differences(unbroken, resumed) == []
+
+
+def test_the_number_of_workers_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    whole, rest = Classifier(workers=2), Classifier(workers=1)
+    first = fit(whole, [ExactResume(), SaveIn("train_batch_end", 15, path)])
+    second = fit(rest, [ExactResume()], path)
+    assert rest.seen == whole.seen[15:]
+    assert differences(first.lightning_module.state_dict(), second.lightning_module.state_dict()) == []
+
+
+def test_without_the_rule_lightning_goes_another_way(tmp_path: Path) -> None:
+    """The reason for the rule; where this fails, Lightning has become exact itself."""
+    path = tmp_path / "saved.ckpt"
+    L.seed_everything(1, verbose=False)
+    whole, rest = Classifier(), Classifier()
+    fit(whole, [SaveIn("train_batch_end", 15, path)])
+    fit(rest, [SaveIn("never", 0, path)], path)
+    assert rest.seen != whole.seen[15:]
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    stop = EarlyStopping("val_loss", patience=1, min_delta=10.0)
+    whole, rest = Classifier(), Classifier()
+    fit(whole, [ExactResume(), stop, SaveIn("validation_end", 24, path)], max_epochs=9)
+    fit(rest, [ExactResume(), EarlyStopping("val_loss", patience=1, min_delta=10.0)], path, max_epochs=9)
+    assert [epoch for epoch, _, _ in whole.seen][-1] == 1
+    assert rest.seen == []
+
+
+def findings_of(trainer: L.Trainer) -> list[str]:
+    (rule,) = [callback for callback in trainer.callbacks if isinstance(callback, ExactResume)]
+    return [f"{finding.severity} {finding.message}" for finding in rule.findings]
+
+
+def resumed_with(path: Path, change: Callable[[Any], None]) -> L.Trainer:
+    fit(Classifier(), [ExactResume(), SaveIn("train_batch_end", 15, path)])
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+    return fit(Classifier(), [ExactResume()], path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda checkpoint: checkpoint.pop("exact_resume"), "saved without this rule"),
+        (lambda checkpoint: checkpoint["exact_resume"].update(hook=None), "in the middle of a batch"),
+        (lambda checkpoint: checkpoint["exact_resume"].update(world_size=3), "saved by 3 ranks"),
+        (lambda checkpoint: checkpoint["exact_resume"]["ranks"][0].update(loaders=[]), "loaders are not those"),
+    ],
+)
+def test_warns_where_a_resume_is_not_exact(tmp_path: Path, change: Any, said: str) -> None:
+    trainer = resumed_with(tmp_path / "saved.ckpt", change)
+    assert any(message.startswith("warning") and said in message for message in findings_of(trainer))
+    assert trainer.global_step == 36
+
+
+class InTheMiddle(Classifier):
+    """Saves where no hook of a checkpoint's is."""
+
+    path: Path
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == 14 and not self.path.exists():
+            self.trainer.save_checkpoint(self.path)
+        return super().training_step(batch, batch_idx)
+
+
+def test_warns_of_a_checkpoint_from_the_middle_of_a_batch(tmp_path: Path) -> None:
+    module = InTheMiddle()
+    module.path = tmp_path / "saved.ckpt"
+    fit(module, [ExactResume()])
+    trainer = fit(Classifier(), [ExactResume()], module.path)
+    assert any(message.startswith("warning") and "middle of a batch" in message for message in findings_of(trainer))
+
+
+class Streamed(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from (Augmented()[index] for index in range(48))
+
+
+class Drawing(Augmented):
+    """Its noise comes from a generator that each worker has a copy of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        return self.inputs[index] + float(self.generator.normal()), self.targets[index]
+
+
+class OneBatch:
+    def __iter__(self) -> Iterator[Any]:
+        yield Augmented()[slice(0, 4)]
+
+
+class From(Classifier):
+    """Trains on a given loader."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__()
+        self.given = loader
+
+    def train_dataloader(self) -> Any:
+        return self.given
+
+
+class Late(Classifier):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.last = batch_idx
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: From(DataLoader(Streamed(), batch_size=4)), "Streamed is an IterableDataset"),
+        (lambda: From(DataLoader(Drawing(), batch_size=4, num_workers=1)), "a random number generator of its own"),
+        (lambda: From(OneBatch()), "has neither a sampler nor"),
+        (Late, "Late.on_train_batch_end runs after"),
+    ],
+)
+def test_says_at_the_start_what_cannot_be_exact(make: Any, said: str) -> None:
+    trainer = fit(make(), [ExactResume()], max_epochs=1)
+    (message,) = findings_of(trainer)
+    assert message.startswith("info If this run is killed, a resume cannot give the same bits")
+    assert said in message
+
+
+def test_a_generator_that_the_data_set_owns_is_restored_where_the_main_process_reads(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    whole, rest = (From(DataLoader(Drawing(), batch_size=4, shuffle=True)) for _ in range(2))
+    trainer = fit(whole, [ExactResume(), SaveIn("train_batch_end", 15, path)])
+    fit(rest, [ExactResume()], path)
+    assert rest.seen == whole.seen[15:]
+    assert findings_of(trainer) == ["ok A resume of this run gives the same bits."]
+
+
+class WithState:
+    """A loader that keeps its own position, as torchdata's StatefulDataLoader does."""
+
+    def __init__(self) -> None:
+        self.taken, self.from_there = 0, 0
+
+    def __len__(self) -> int:
+        return 12
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self.from_there = self.from_there, 0
+        for number in range(start, len(self)):
+            self.taken = number + 1
+            yield Augmented()[slice(4 * number, 4 * number + 4)]
+        self.taken = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.from_there = state["taken"]
+
+
+def test_a_loader_with_a_state_of_its_own_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    whole, rest = From(WithState()), From(WithState())
+    first = fit(whole, [ExactResume(), SaveIn("train_batch_end", 15, path)])
+    second = fit(rest, [ExactResume()], path)
+    assert rest.seen == whole.seen[15:]
+    assert differences(first.lightning_module.state_dict(), second.lightning_module.state_dict()) == []
+
+
+def test_gives_back_all_that_it_has_replaced() -> None:
+    module = Classifier(generator=torch.Generator)
+    loader = module.train_dataloader()
+    sampler = loader.batch_sampler
+    trainer = fit(From(loader), [ExactResume()], max_epochs=1)
+    assert loader.batch_sampler is sampler
+    assert "advance" not in vars(trainer.fit_loop.epoch_loop)
+    assert "on_advance_start" not in vars(trainer.fit_loop)
+    assert "process_dataloader" not in vars(trainer.strategy)
+    assert "_sigterm_notifier_fn" not in vars(trainer._signal_connector)
+
+
+class Requeued(Classifier):
+    """Is told by SLURM to make room, in the middle of a batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == 14 and not self.trainer.ckpt_path:
+            signal.raise_signal(signal.SIGUSR1)
+        return super().training_step(batch, batch_idx)
+
+
+def test_slurm_requeues_between_two_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler alone is not real: a program of its name that writes down how it was called."""
+    called = tmp_path / "called"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    whole, rest = Requeued(), Requeued()
+    options = {"plugins": SLURMEnvironment(), "default_root_dir": tmp_path}
+    first = fit(whole, [ExactResume()], **options)
+    assert called.read_text() == "requeue 7\n"
+    second = fit(rest, [ExactResume()], **options)  # SLURM starts the same program again
+    assert rest.seen == whole.seen[15:]
+    assert differences(first.lightning_module.state_dict(), second.lightning_module.state_dict()) == []
+
+
+def test_sigterm_saves_and_ends_with_a_status_of_its_own(tmp_path: Path) -> None:
+    class Terminated(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if self.global_step == 14:
+                signal.raise_signal(signal.SIGTERM)
+            return super().training_step(batch, batch_idx)
+
+    whole, told, rest = Classifier(), Terminated(), Classifier()
+    L.seed_everything(1, verbose=False)
+    fit(whole, [ExactResume()])
+    L.seed_everything(1, verbose=False)
+    keeper = ModelCheckpoint(tmp_path, save_top_k=0)
+    with pytest.raises(SystemExit) as ended:
+        fit(told, [ExactResume(), keeper])
+    assert ended.value.code == 75
+    assert not keeper.save_last
+    fit(rest, [ExactResume()], Path(keeper.last_model_path))
+    assert told.seen + rest.seen == whole.seen
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
