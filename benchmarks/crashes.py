@@ -200,7 +200,9 @@ def faults_in(folder: Path) -> list[str]:
             continue
         for state in checkpoint["callbacks"].values():
             named = [*state.get("best_k_models", {})] if path.name == "last.ckpt" else []
-            found += [f"{path.name} names {Path(best).name}, which is gone" for best in named if not Path(best).exists()]
+            found += [
+                f"{path.name} names {Path(best).name}, which is gone" for best in named if not Path(best).exists()
+            ]
     return found
 
 

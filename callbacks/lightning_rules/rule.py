@@ -65,6 +65,7 @@ class Rule(Callback, ABC):
         self.on_error = on_error
         self.findings: list[Finding] = []
         self._folder: str | None = None
+        self._key: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -74,7 +75,9 @@ class Rule(Callback, ABC):
     @property
     def state_key(self) -> str:
         """Distinct for instances with different options, so that a checkpoint can hold several of one class."""
-        return self._generate_state_key(**self.options)
+        if self._key is None:  # Lightning asks at each hook of each step
+            self._key = self._generate_state_key(**self.options)
+        return self._key
 
     def observe(
         self, trainer: Any, measure: Callable[[], T], judge: Callable[[Sequence[T]], Iterable[Finding]]

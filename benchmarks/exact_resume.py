@@ -1,0 +1,141 @@
+"""What ExactResume costs, and what a resume gives with it, with Lightning alone, and with torchdata's loader.
+
+    python benchmarks/exact_resume.py             print tables
+    python benchmarks/exact_resume.py --record    also write them to benchmarks/RESULTS.md
+
+A perceptron on random vectors with augmentation by random numbers, batches of 32. Cost: seconds a step, ours and without
+the rule in turns, the median of the ratios. Resume: a run saved in the middle of an epoch of 20,000 batches, at the end
+of a training batch, and resumed; whether it then sees the batches that the unbroken run sees, bit for bit, how long the
+resume takes until the first step, and how much larger the checkpoint is. Without torchdata on the path its column is
+left out (`pip install --target DIR --no-deps torchdata`, and `PYTHONPATH=DIR`).
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import results
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_rules import ExactResume
+
+BATCH, EPOCH, SAVED_AT, SEEN_AFTER = 32, 20_000, 10_000, 20
+
+
+class Augmented(Dataset[Any]):
+    """Vectors with noise; a place tells which."""
+
+    def __len__(self) -> int:
+        return BATCH * EPOCH
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((64,), index / len(self)) + torch.randn(64)
+
+
+class Network(L.LightningModule):
+    """Remembers the sums of the batches it has seen."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        super().__init__()
+        self.loader = loader
+        self.net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, 1))
+        self.seen: list[float] = []
+        self.first_step = 0.0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        if not self.seen:
+            self.first_step = time.perf_counter()
+        self.seen.append(float(batch.sum()))
+        return F.mse_loss(self.net(batch), batch.sum(1, keepdim=True))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.loader
+
+
+class SaveAt(L.Callback):
+    """Saves after a batch."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.path is not None and trainer.global_step == SAVED_AT:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(loader: DataLoader[Any], rules: list[Any], steps: int, ckpt_path: Path | None = None) -> tuple[Network, float]:
+    """The network after so many steps, and the seconds that the fit took."""
+    L.seed_everything(1, verbose=False)
+    network = Network(loader)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", max_steps=steps, enable_checkpointing=False, callbacks=rules, **options)
+    started = time.perf_counter()
+    trainer.fit(network, ckpt_path=ckpt_path)
+    network.first_step -= started
+    return network, time.perf_counter() - started
+
+
+def loader_of(kind: type, workers: int) -> DataLoader[Any]:
+    return kind(Augmented(), batch_size=BATCH, shuffle=True, num_workers=workers)
+
+
+def cost(workers: int, steps: int = 2000, rounds: int = 5) -> str:
+    """Seconds a step with the rule and without, in turns."""
+    pairs = []
+    for _ in range(rounds):
+        ours, plain = (fit(loader_of(DataLoader, workers), rules, steps)[1] for rules in ([ExactResume()], []))
+        pairs.append((ours, plain))
+    ratio = statistics.median(ours / plain for ours, plain in pairs)
+    ours, plain = (statistics.median(seconds) / steps * 1e3 for seconds in zip(*pairs, strict=True))
+    return f"| {workers} | {ours:.3f} | {plain:.3f} | {ratio:.3f} |"
+
+
+def resume(kind: type, workers: int, rules: Any) -> list[str]:
+    """Same bits, seconds to the first step, bytes of the checkpoint."""
+    path = Path("saved.ckpt").absolute()
+    whole, _ = fit(loader_of(kind, workers), [*rules(), SaveAt(path)], SAVED_AT + SEEN_AFTER)
+    rest, _ = fit(loader_of(kind, workers), [*rules(), SaveAt()], SAVED_AT + SEEN_AFTER, path)
+    same = sum(one == other for one, other in zip(whole.seen[SAVED_AT:], rest.seen, strict=True))
+    return [f"{same} of {SEEN_AFTER}", f"{rest.first_step:.2f}", f"{path.stat().st_size:,}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--record", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    ways: dict[str, tuple[type, Any]] = {
+        "Lightning": (DataLoader, list),
+        "`ExactResume`": (DataLoader, lambda: [ExactResume()]),
+    }
+    packages = ["torch", "lightning"]
+    if importlib.util.find_spec("torchdata"):
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        ways["Lightning, StatefulDataLoader"] = (StatefulDataLoader, list)
+        packages.append("torchdata")
+    lines = ["| workers | ms a step, ours | without | ratio |", "| --- | --- | --- | --- |"]
+    with results.quietly():
+        lines += [cost(workers) for workers in (0, 2)]
+        lines += ["", "| resume | workers | same batches | seconds to the first step | bytes |", "|" + " --- |" * 5]
+        for workers in (0, 2):
+            for name, (kind, rules) in ways.items():
+                lines.append(f"| {name} | {workers} | {' | '.join(resume(kind, workers, rules))} |")
+    text = f"{results.origin(*packages)}.\n\n" + "\n".join(lines)
+    print(text)
+    if given.record:
+        results.record("Exact resume", text)
+
+
+if __name__ == "__main__":
+    main()
