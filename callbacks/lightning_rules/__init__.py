@@ -18,6 +18,8 @@ from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
+from lightning_rules.reproduce.export_weights import export_weights
+from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
@@ -25,6 +27,7 @@ __all__ = [
     "ActivationScaleInit",
     "Finding",
     "FreezeBySize",
+    "GitTagCheckpoint",
     "GradientClipping",
     "LRFinder",
     "LargestBatchSize",
@@ -39,5 +42,6 @@ __all__ = [
     "Severity",
     "WeightDecayGroups",
     "check",
+    "export_weights",
     "recommended",
 ]

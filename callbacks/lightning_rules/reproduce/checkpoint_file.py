@@ -11,15 +11,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
 
 try:
-    import fcntl
+    import fcntl as locks
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    locks: Any = None  # type: ignore[no-redef]
 
 GIGABYTE = 1e9
 _PART = re.compile(r"\..+\.(\d+)\.part")
@@ -96,16 +96,16 @@ def write_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str], ove
 
 def _lock(file: IO[bytes]) -> None:
     """Tell other runs that this file has a living owner, wherever that runs; some file systems know no locks."""
-    if fcntl is not None:
+    if locks is not None:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.flock(file, locks.LOCK_EX | locks.LOCK_NB)
 
 
 def _write(state: Mapping[str, Any], file: IO[bytes]) -> tuple[str, int]:
     """Write and flush to the disk; the hash of what was handed over, and its size."""
     hashing = _HashingFile(file)
     try:
-        torch.save(dict(state), hashing)
+        torch.save(dict(state), cast(IO[bytes], hashing))
     except Exception as error:
         if hashing.error is None:
             raise RuntimeError(_unpicklable(state, error)) from error
@@ -122,7 +122,7 @@ def _unpicklable(state: Mapping[str, Any], error: Exception) -> str:
     for key, value in state.items():
         with open(os.devnull, "wb") as nowhere:
             try:
-                torch.save(value, _HashingFile(nowhere))
+                torch.save(value, cast(IO[bytes], _HashingFile(nowhere)))
             except Exception:
                 blamed.append(repr(key))
     where = f"its entry {', '.join(blamed)}" if blamed else "it"
@@ -156,7 +156,7 @@ def prove(path: Path, sha256: str, expected: Mapping[str, Any]) -> tuple[str, ..
     except Exception as error:
         raise RuntimeError(
             f"The checkpoint does not load after it was written ({type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}); the class of a saved value must be importable and unpickle by itself."
+            f"{str(error).partition(chr(10))[0]}); classes of saved values must be importable and unpickle by themselves."
         ) from error
     if _shapes(loaded.get("state_dict", {})) != _shapes(expected):
         raise RuntimeError("The checkpoint holds other weights than the module has after it was written; report this.")
@@ -230,7 +230,8 @@ def explain(error: OSError, path: Path) -> str:
     if error.errno == errno.EFBIG:
         return f"{begin} the system forbids files of this size; raise the limit (`ulimit -f`) or save less."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{begin} {path.parent} cannot be written ({error.strerror}); mend its permissions or choose another `dirpath`."
+        why = f"{path.parent} cannot be written ({error.strerror})"
+        return f"{begin} {why}; mend its permissions or choose another `dirpath`."
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"{begin} the folder {path.parent} is gone; was it moved, deleted or unmounted?"
     if error.errno == errno.EEXIST:
@@ -264,10 +265,10 @@ def _is_stale(part: Path) -> bool:
     found = _PART.fullmatch(part.name)
     if found is None or _is_alive(int(found[1])):
         return False
-    if fcntl is None:
+    if locks is None:
         return True
     with open(part, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while an owner on any machine holds it
+        locks.flock(file, locks.LOCK_EX | locks.LOCK_NB)  # raises while an owner on any machine holds it
     return True
 
 

@@ -147,33 +147,17 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         return str(ProvenCheckpoint.state_key.fget(self))  # type: ignore[attr-defined]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Find the folder; note the run and its code."""
+        """Find the folder; a fit from the first step is a new run."""
         Rule.setup(self, trainer, pl_module, stage)
+        if stage == "fit":
+            self._record_before = self.run_record if trainer.global_step else None
         ProvenCheckpoint.setup(self, trainer, pl_module, stage)
-        if stage == "fit" and not trainer.fast_dev_run:
-            self._note_run(trainer, pl_module)
-
-    def _note_run(self, trainer: Any, pl_module: Any) -> None:
-        """One record for all rules of this class in a run."""
-        first = next(c for c in trainer.callbacks if isinstance(c, GitTagCheckpoint))
-        earlier = self.run_record
-        self._folder_of_code = os.getcwd()
-        if first is self:
-            self.run_record = on_rank_zero(trainer, lambda: describe_run(trainer, pl_module))
-        else:
-            self.run_record = first.run_record
-        if earlier is not None and self.run_record is not None:  # the same Trainer trains on
-            self.run_record, self._record_before = continued(self.run_record, earlier), earlier
-        code = (self.run_record or {}).get("code", {})
-        if self.require_clean and (code.get("dirty") or not code.get("commit")):
-            reason = "has changes that no commit holds" if code.get("commit") else f"has no commit ({code.get('why_not')})"
-            raise RuntimeError(f"{NAME}: The code {reason}, and `require_clean` is set; commit, or unset it.")
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Go on with the record of the run that is resumed."""
+        """A fit goes on with the record of the run that it resumes."""
         before = checkpoint.get("run_record")
-        if self.run_record is not None and isinstance(before, dict) and before.get("id") != self.run_record.get("id"):
-            self.run_record, self._record_before = continued(self.run_record, before), before
+        if trainer.state.fn.value == "fit" and isinstance(before, dict):
+            self._record_before = before
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look after the files of an earlier session, ask for room, and say what checkpoints are tied to."""
@@ -181,10 +165,27 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         if trainer.fast_dev_run:
             self._say(trainer, [Finding(NAME, Severity.INFO, "Does not apply: fast_dev_run saves no checkpoints.")])
             return
+        self._note_run(trainer, pl_module)
         on_rank_zero(trainer, lambda: check_room(self, trainer, pl_module))
         found = judge_code(NAME, self.run_record or {}, self._record_before)
         self._say(trainer, [*found, *kept_files.told_gone(NAME, gone), *_odd(self, trainer)])
         self._remove_replaced(trainer)
+
+    def _note_run(self, trainer: Any, pl_module: Any) -> None:
+        """One record for all rules of this class in a run."""
+        self._folder_of_code = os.getcwd()
+        first = next(callback for callback in trainer.callbacks if isinstance(callback, GitTagCheckpoint))
+        if first is not self:
+            self.run_record = first.run_record
+        else:
+            now, before = on_rank_zero(trainer, lambda: describe_run(trainer, pl_module)), self._record_before
+            self.run_record = continued(now, before) if before else now
+        code = (self.run_record or {}).get("code", {})
+        if self.require_clean and (code.get("dirty") or not code.get("commit")):
+            reason = "differs from the last commit" if code.get("commit") else f"has no commit ({code.get('why_not')})"
+            raise RuntimeError(
+                f"{NAME}: The code {reason}, and `require_clean` is set; commit it, or unset the option."
+            )
 
     def _say(self, trainer: Any, found: list[Finding]) -> None:
         """Findings that all ranks hold alike."""
@@ -264,7 +265,9 @@ def _told_refused(refused: Sequence[str]) -> list[Finding]:
     if not refused:
         return []
     kinds = ", ".join(refused)
-    message = f"Checkpoints hold values of {kinds}, which `weights_only=True` refuses; resume with `weights_only=False`."
+    message = (
+        f"Checkpoints hold values of {kinds}, which `weights_only=True` refuses; resume with `weights_only=False`."
+    )
     return [Finding(NAME, Severity.INFO, message, "Keep hyperparameters and states to numbers, strings and tensors.")]
 
 

@@ -100,8 +100,9 @@ def is_whole(checkpoint: str) -> bool:
 
 
 def newest(checkpoints: Iterable[str]) -> str | None:
-    """The newest whole checkpoint, by the start of its run and its step; the times of files say nothing after a clock
-    jump or a copy. Those that are damaged are passed over, with a warning.
+    """The newest whole checkpoint, by the start of its run and its step.
+
+    The times of files say nothing after a clock jump or a copy. Damaged files are passed over, with a warning.
 
     Args:
         checkpoints: Local paths.
