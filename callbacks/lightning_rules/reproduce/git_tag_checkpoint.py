@@ -40,7 +40,8 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         A checkpoint is written beside its name, flushed, read back, compared and then renamed. Older ones are deleted
         only after the new ones, "last" among them, are proven. A file of another run is not overwritten (unless
         ``enable_version_counter`` is off), one that this run wrote before it was killed is. "last" is the newest
-        whole file by its recorded step, not by the time of the file. An instance that fits again starts over.
+        whole file by its recorded step, not by the time of the file; it is also saved after epochs that are not
+        among the best, which Lightning 2.6 leaves out. An instance that fits again starts over.
 
     Fires when: For information it tells the commit, what git could not do (the run goes on, the record stays), which
         files a snapshot leaves out, that the code has changed since the run began, and classes in the checkpoint

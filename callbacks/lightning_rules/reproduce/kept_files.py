@@ -86,7 +86,9 @@ def prepare_folder(folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"The folder {folder} for checkpoints cannot be made ({reason}); choose another `dirpath`.") from error
+        raise OSError(
+            f"The folder {folder} for checkpoints cannot be made ({reason}); choose another `dirpath`."
+        ) from error
     remove_stale_parts(Path(folder))
 
 
@@ -149,7 +151,9 @@ def link(path: str, link_path: str) -> None:
             shutil.copy(path, part)
         os.replace(part, link_path)
     except OSError as error:
-        raise OSError(f"The link {link_path} was not made ({error.strerror or error}); use `save_last=True`.") from error
+        raise OSError(
+            f"The link {link_path} was not made ({error.strerror or error}); use `save_last=True`."
+        ) from error
 
 
 def remove(trainer: Any, path: str, run: str | None) -> tuple[dict[str, Any] | None, str]:

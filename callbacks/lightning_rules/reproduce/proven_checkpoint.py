@@ -147,12 +147,20 @@ class ProvenCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Save if it is time; then remove what was replaced."""
         ModelCheckpoint.on_train_epoch_end(self, trainer, pl_module)
+        self._keep_last(trainer, self._should_save_on_train_epoch_end(trainer))
         self._remove_replaced(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Save if it is time; then remove what was replaced."""
         ModelCheckpoint.on_validation_end(self, trainer, pl_module)
+        self._keep_last(trainer, not self._should_save_on_train_epoch_end(trainer))
         self._remove_replaced(trainer)
+
+    def _keep_last(self, trainer: Any, due: bool) -> None:
+        """Save "last" also after an epoch that is not among the best; Lightning (2.6) leaves it as it was then."""
+        epoch = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        if due and epoch and self.save_last is True and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Save the last state if there is none; then remove what was replaced."""
