@@ -1,36 +1,77 @@
-"""What the tests of checkpoints share: a small run, and a repository to run it in."""
+"""Real git in folders of the test's own, with an identity of the test's own; and small runs to be saved."""
 
-from __future__ import annotations
-
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 
 from lightning_rules import GitTagCheckpoint
 from lightning_rules.testing.demo import DemoClassifier
 
-
-class Rising(DemoClassifier):
-    """Logs a score that the test chooses, by epoch."""
-
-    def __init__(self, scores: list[float] | None = None) -> None:
-        super().__init__()
-        self.scores = scores or [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-
-    def on_train_epoch_end(self) -> None:
-        self.log("score", self.scores[self.current_epoch])
+GitCall = Callable[..., str]
 
 
 @pytest.fixture
-def train() -> Callable[..., Any]:
-    """Fit a small network of 2 steps an epoch with some callbacks; the Trainer."""
-    import lightning.pytorch as L
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: no identity, configuration or hook of the machine leaks in."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    for role in ("AUTHOR", "COMMITTER"):
+        for what in ("NAME", "EMAIL", "DATE"):
+            monkeypatch.delenv(f"GIT_{role}_{what}", raising=False)
+    (folder / ".gitconfig").write_text(
+        "[user]\n\tname = A Tester\n\temail = tester@example.org\n[init]\n\tdefaultBranch = main\n"
+        '[protocol "file"]\n\tallow = always\n[advice]\n\tdetachedHead = false\n'
+    )
+    return folder
 
-    def fit(*callbacks: Any, epochs: int = 2, module: Any = None, ckpt_path: Any = None, **options: Any) -> Any:
+
+@pytest.fixture
+def git(home: Path) -> GitCall:
+    """Call git in a folder and return what it prints."""
+
+    def call(folder: Path, *arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode("utf-8", "surrogateescape")
+
+    return call
+
+
+@pytest.fixture
+def project(git: GitCall, tmp_path: Path) -> Path:
+    """A repository with one commit: model.py, src/data.py, and logs/ ignored."""
+    root = tmp_path / "project"
+    (root / "src").mkdir(parents=True)
+    (root / "model.py").write_text("layers = 1\n")
+    (root / "src" / "data.py").write_text("size = 8\n")
+    (root / ".gitignore").write_text("logs/\n")
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "first")
+    return root
+
+
+@pytest.fixture
+def here(project: Path, git: GitCall, monkeypatch: pytest.MonkeyPatch) -> GitCall:
+    """Work in the project, and call git there; what it prints, stripped."""
+    monkeypatch.chdir(project)
+    return lambda *arguments: git(project, *arguments).strip()
+
+
+@pytest.fixture
+def train() -> Callable[..., L.Trainer]:
+    """Fit a small network of 2 steps an epoch with some callbacks; the Trainer."""
+
+    def fit(*callbacks: Any, epochs: int = 2, module: Any = None, ckpt_path: Any = None, **options: Any) -> L.Trainer:
         options = {"logger": False, "limit_train_batches": 2, "limit_val_batches": 1, **options}
         trainer = L.Trainer(
             accelerator="cpu",
@@ -40,7 +81,7 @@ def train() -> Callable[..., Any]:
             enable_model_summary=False,
             **options,
         )
-        trainer.fit(module or Rising(), ckpt_path=ckpt_path)
+        trainer.fit(module or DemoClassifier(), ckpt_path=ckpt_path)
         return trainer
 
     return fit
@@ -55,22 +96,3 @@ def keep() -> Callable[..., GitTagCheckpoint]:
         return GitTagCheckpoint(**{**defaults, **options})
 
     return make
-
-
-@pytest.fixture
-def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Call git in the test's folder, a repository with one commit; settings of this machine are kept out."""
-    settings = tmp_path.with_name(f"{tmp_path.name}.gitconfig")
-    settings.write_text("[user]\nname = Test\nemail = test@localhost\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-
-    def call(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(tmp_path), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    call("init", "-q", "-b", "main")
-    (tmp_path / "train.py").write_text("lr = 0.1\n")
-    call("add", ".")
-    call("commit", "-qm", "first")
-    return call

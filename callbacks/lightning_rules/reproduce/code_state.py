@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.reproduce.git_command import GitError
+from lightning_rules.reproduce.repository import Repository
+from lightning_rules.reproduce.run_record import describe_run
+
+
+def described(trainer: Any, pl_module: Any) -> dict[str, Any]:
+    """The record of a run, on rank 0, with the tree of its commit: two snapshots of one dirty tree are two commits."""
+    record = describe_run(trainer, pl_module)
+    code, commit = record["code"], commit_of(record["code"])
+    if commit is not None:
+        with suppress(GitError):
+            code["tree"] = Repository(Path(code["root"])).tree(commit)
+    return record
 
 
 def continued(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,7 +39,7 @@ def continued(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
 
 def same_code(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two sessions ran the same code, as far as git knows."""
-    return all(one.get(key) == other.get(key) for key in ("commit", "dirty", "snapshot"))
+    return all(one.get(key) == other.get(key) for key in ("commit", "tree"))
 
 
 def commit_of(code: Mapping[str, Any]) -> str | None:

@@ -11,11 +11,10 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.namespace import namespace_of
 from lightning_rules.ranks import on_rank_zero
 from lightning_rules.reproduce import checkpoint_tags, kept_files, run_files
-from lightning_rules.reproduce.code_state import commit_of, continued, judge_code
+from lightning_rules.reproduce.code_state import commit_of, continued, described, judge_code
 from lightning_rules.reproduce.free_space import check_room
 from lightning_rules.reproduce.proven_checkpoint import ProvenCheckpoint, Saved
 from lightning_rules.reproduce.proven_save import writes_its_own_files
-from lightning_rules.reproduce.run_record import describe_run
 from lightning_rules.rule import Rule
 
 NAME = "git-tag-checkpoint"
@@ -158,7 +157,7 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         """A fit goes on with the record of the run that it resumes."""
         before = checkpoint.get("run_record")
         if trainer.state.fn.value == "fit" and isinstance(before, dict):
-            self._record_before = before
+            self.run_record = self._record_before = before
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look after the files of an earlier session, ask for room, and say what checkpoints are tied to."""
@@ -179,7 +178,7 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         if first is not self:
             self.run_record = first.run_record
         else:
-            now, before = on_rank_zero(trainer, lambda: describe_run(trainer, pl_module)), self._record_before
+            now, before = on_rank_zero(trainer, lambda: described(trainer, pl_module)), self._record_before
             self.run_record = continued(now, before) if before else now
         code = (self.run_record or {}).get("code", {})
         if self.require_clean and (code.get("dirty") or not code.get("commit")):

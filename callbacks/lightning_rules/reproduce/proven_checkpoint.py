@@ -164,7 +164,8 @@ class ProvenCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Save the last state if there is none; then remove what was replaced."""
-        ModelCheckpoint.on_train_end(self, trainer, pl_module)
+        if not trainer.fast_dev_run:  # Lightning (2.6) saves "last" there
+            ModelCheckpoint.on_train_end(self, trainer, pl_module)
         self._remove_replaced(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
