@@ -91,7 +91,12 @@ def test_a_dirty_tree_is_tagged_by_its_snapshot(train: Train, keep: Any, here: A
     train(rule, module=Scored(1, 2))
     tag = beside("step=4")["tag"]
     assert here("show", f"{tag}^{{commit}}:model.py") == "layers = 2"
-    assert here("ls-tree", "--name-only", f"{tag}^{{commit}}").splitlines() == [".gitignore", "model.py", "new.py", "src"]
+    assert here("ls-tree", "--name-only", f"{tag}^{{commit}}").splitlines() == [
+        ".gitignore",
+        "model.py",
+        "new.py",
+        "src",
+    ]
     assert "(dirty tree: snapshot " in said(rule)[0]
     assert here("status", "--porcelain").splitlines()[:2] == ["M model.py", "?? kept/"]
 
@@ -188,9 +193,10 @@ def test_the_old_goes_only_after_last_is_rewritten(train: Train, keep: Any, monk
             raise Killed
         return save(trainer, path, *rest, **more)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(proven_checkpoint, "save_proven", killed_at_the_second_last)
-        train(keep(), epochs=3, module=Scored(1, 2, 3))
+        with pytest.raises(Killed):
+            train(keep(), epochs=3, module=Scored(1, 2, 3))
     assert files() == both("last", "step=2", "step=4")
     assert torch.load("kept/last.ckpt", weights_only=True)["global_step"] == 2
     rule = keep()
@@ -204,9 +210,10 @@ def test_removals_that_a_kill_prevented_are_made_up_for(train: Train, keep: Any,
     def killed(*_: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(GitTagCheckpoint, "_on_replaced", killed)
-        train(keep(), epochs=2, module=Scored(1, 2))
+        with pytest.raises(Killed):
+            train(keep(), epochs=2, module=Scored(1, 2))
     assert files() == both("last", "step=2", "step=4")
     train(keep(), epochs=3, module=Scored(1, 2, 1), ckpt_path="last")
     assert files() == both("last", "step=4")

@@ -16,10 +16,11 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
+locks: Any
 try:
     import fcntl as locks
 except ImportError:  # Windows
-    locks: Any = None  # type: ignore[no-redef]
+    locks = None
 
 GIGABYTE = 1e9
 _PART = re.compile(r"\..+\.(\d+)\.part")
@@ -156,7 +157,7 @@ def prove(path: Path, sha256: str, expected: Mapping[str, Any]) -> tuple[str, ..
     except Exception as error:
         raise RuntimeError(
             f"The checkpoint does not load after it was written ({type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}); classes of saved values must be importable and unpickle by themselves."
+            f"{str(error).partition(chr(10))[0]}); saved values must be of classes that unpickle by themselves."
         ) from error
     if _shapes(loaded.get("state_dict", {})) != _shapes(expected):
         raise RuntimeError("The checkpoint holds other weights than the module has after it was written; report this.")

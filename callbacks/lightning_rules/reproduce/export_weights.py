@@ -45,6 +45,7 @@ def export_weights(
         ImportError: The package safetensors is not installed.
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as error:
         raise ImportError("export_weights needs the package safetensors; install `lightning-rules[train]`.") from error
@@ -57,6 +58,11 @@ def export_weights(
         os.replace(part, path)
     except OSError as error:
         raise OSError(explain(error, path)) from error
+    except SafetensorError as error:
+        reason = str(error).partition(" at path")[0]
+        raise OSError(
+            f"The file {path} was not written ({reason}); may it be written there, and is there room?"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return path

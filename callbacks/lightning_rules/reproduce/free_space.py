@@ -110,7 +110,7 @@ def files_to_come(save_top_k: int, save_last: bool, kept: int, saves: int | None
 
 def number_of_saves(trainer: Any, every_n_epochs: int) -> int | None:
     """How often a run saves at the ends of its epochs; None where it has no end, or saves by steps or by time."""
-    epochs: int | None = trainer.max_epochs
+    epochs = trainer.max_epochs
     if epochs is None or epochs < 0 or every_n_epochs < 1:
         return None
-    return math.ceil(max(epochs - trainer.current_epoch, 0) / every_n_epochs)
+    return math.ceil(max(int(epochs) - int(trainer.current_epoch), 0) / every_n_epochs)
