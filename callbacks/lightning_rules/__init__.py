@@ -18,6 +18,7 @@ from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
+from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
@@ -40,4 +41,5 @@ __all__ = [
     "WeightDecayGroups",
     "check",
     "recommended",
+    "restore",
 ]
