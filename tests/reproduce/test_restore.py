@@ -1,6 +1,5 @@
 """A kept checkpoint comes back with its code and configuration, whole, or not at all and with one sentence."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -60,7 +59,8 @@ def test_commands_of_a_command_line(project: Path, keep: Keep) -> None:
     code = {"snapshot": Repository.find(project).snapshot("a run").commit, "import_paths": ["lib", "scripts"]}
     restored = restore(keep(**record, code=code), folder="new tree")
     folder, path = project / "new tree", project / "logs" / "digits" / "version_0" / "10.ckpt"
-    start = f"cd '{folder}/src' && PYTHONPATH='{folder}/lib{os.pathsep}{folder}/scripts' {sys.executable} ../scripts/train.py"
+    modules = f"PYTHONPATH='{folder}/lib:{folder}/scripts'\"${{PYTHONPATH:+:$PYTHONPATH}}\""
+    start = f"cd '{folder}/src' && {modules} {sys.executable} ../scripts/train.py"
     options = f"--config restored/config.yaml --ckpt_path {path}"
     assert restored.command == f"{start} test {options}"
     assert restored.resume == f"{start} fit {options}"

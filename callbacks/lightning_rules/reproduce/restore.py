@@ -150,7 +150,8 @@ def _commands(record: dict[str, Any], target: Path, config: Path | None, checkpo
     subcommand = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), None)
     paths = [str((target / path).resolve()) for path in (record.get("code") or {}).get("import_paths", [])]
     # Installed as editable, the project would else be imported from where it is installed, and not from the new tree.
-    modules = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} " if paths else ""
+    first = shlex.quote(os.pathsep.join(paths))
+    modules = f'PYTHONPATH={first}"${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}" ' if paths else ""
 
     def line(rest: list[str]) -> str:
         return f"cd {shlex.quote(str(folder))} && {modules}{shlex.join([sys.executable, *rest])}"
