@@ -1,4 +1,4 @@
-"""What tying checkpoints to their code costs in a large repository: the snapshot at the start, a tag for each checkpoint.
+"""What tying checkpoints to their code costs in a large repository: a snapshot at the start, a tag a checkpoint.
 
     python benchmarks/git_tagging.py            print a table
     python benchmarks/git_tagging.py --record   also write it to benchmarks/RESULTS.md
