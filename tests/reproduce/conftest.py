@@ -1,18 +1,10 @@
 """Real git in folders of the test's own, with an identity of the test's own."""
 
-import hashlib
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
-
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import describe_run, tag_message, tag_name
 
 GitCall = Callable[..., str]
 
@@ -61,33 +53,3 @@ def project(git: GitCall, tmp_path: Path) -> Path:
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "first")
     return root
-
-
-@pytest.fixture
-def keep(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Save, record and tag a checkpoint as GitTagCheckpoint does, of the project as it is now."""
-
-    def call(run: str = "digits/version_0", step: int = 10, tagged: bool = True, **changes: Any) -> Path:
-        monkeypatch.chdir(project)
-        trainer = SimpleNamespace(
-            loggers=[SimpleNamespace(name=run, version=None, save_dir="logs")],
-            checkpoint_callbacks=[],
-            callbacks=[],
-            train_dataloader=None,
-            fit_loop=None,
-            default_root_dir=".",
-        )
-        record = {**describe_run(trainer, torch.nn.Linear(1, 1)), **changes}
-        path = project / "logs" / run / f"{step}.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"run_record": record, "global_step": step, "state_dict": {"weight": torch.zeros(3)}}, path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        checkpoint = {"path": str(path), "sha256": sha256, "bytes": path.stat().st_size}
-        full = {"metrics": {}, **record, "step": step, "epoch": 0, "checkpoint": checkpoint, "tag": None}
-        if tagged:
-            name, code = tag_name(record, step), full["code"]
-            full["tag"] = Repository.find(project).tag(name, code["snapshot"], tag_message({**full, "tag": name}))
-        Path(f"{path}.json").write_text(json.dumps(full))
-        return path
-
-    return call
