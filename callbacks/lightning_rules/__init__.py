@@ -20,6 +20,7 @@ from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.reproduce.export_weights import export_weights
 from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
+from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
@@ -44,4 +45,5 @@ __all__ = [
     "check",
     "export_weights",
     "recommended",
+    "restore",
 ]

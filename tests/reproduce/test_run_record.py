@@ -133,6 +133,7 @@ def test_a_tree_too_large_keeps_its_commit(project: Path, monkeypatch: pytest.Mo
     assert "1 untracked files, and 0 are the most" in code["why_not"]
 
 
+@pytest.mark.slow
 def test_configuration_and_words_of_a_command_line(project: Path) -> None:
     """As a program: the configuration that LightningCLI parsed, from which the command line makes the same run."""
     (project / "train.py").write_text(

@@ -166,10 +166,15 @@ def tag_name(record: Mapping[str, Any], step: int, monitor: str | None = None, s
     if monitor:
         last += f"-{monitor}".replace("/", "-")
         last += "" if score is None else f"={float(score):.4g}"
-    return "/".join(_legal(part) for part in ("runs", *record["run"].split("/"), last) if part)
+    return f"{tag_folder(record['run'])}/{legal_part(last)}"
 
 
-def _legal(part: str) -> str:
+def tag_folder(run: str) -> str:
+    """What the names of all tags of a run begin with, as in "runs/digits/version_3"."""
+    return "/".join(legal_part(part) for part in ("runs", *run.split("/")) if part)
+
+
+def legal_part(part: str) -> str:
     """One part of the name of a git reference: of letters, digits and ``_ - = + .``, without what git forbids."""
     part = re.sub(r"[^\w=+.-]+", "-", part)[:LONGEST_PART]
     part = re.sub(r"\.{2,}", ".", part).strip(".")
