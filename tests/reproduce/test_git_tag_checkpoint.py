@@ -76,6 +76,7 @@ def test_record_and_tag_tie_a_checkpoint_to_its_code(train: Train, keep: Any, he
     assert record["checkpoint"]["sha256"] == run_files.file_hash("kept/step=4.ckpt")
     assert record["checkpoint"]["path"] == os.path.realpath("kept/step=4.ckpt")
     assert (record["step"], record["epoch"], record["metrics"]["score"]) == (4, 1, 2.0)
+    assert (record["monitor"], record["mode"]) == ("score", "max")  # by which `restore` finds the best of a run
     assert tags(here) == [record["tag"]]
     assert record["tag"].endswith("/4-score=2")
     assert here("rev-parse", f"{record['tag']}^{{commit}}") == commit

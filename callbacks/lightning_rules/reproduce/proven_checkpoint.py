@@ -111,7 +111,8 @@ class ProvenCheckpoint(ModelCheckpoint):
     def _record_beside(self, trainer: Any, file: SavedFile, metrics: dict[str, Any]) -> dict[str, Any]:
         checkpoint = {"path": file.path, "sha256": file.sha256, "bytes": file.bytes}
         progress = {"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": metrics}
-        return {**(self.run_record or {}), "checkpoint": checkpoint, **progress, "tag": None}
+        aim = {"monitor": self.monitor, "mode": self.mode}
+        return {**(self.run_record or {}), "checkpoint": checkpoint, **progress, **aim, "tag": None}
 
     def _on_proven(self, trainer: Any, saved: Saved) -> None:
         """What else belongs to a save; all ranks are here."""

@@ -83,7 +83,8 @@ def run_name(trainer: Any, started: datetime) -> str:
 def own_folders(trainer: Any) -> list[Path]:
     """Folders that runs write to: loggers' and checkpoints', never one that the program is in."""
     folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    folders.append(Path(trainer.default_root_dir) / "rules")  # findings of a run without a logger
+    if not trainer.loggers:
+        folders.append(Path(trainer.default_root_dir) / "rules")  # the findings
     for logger in trainer.loggers:
         with contextlib.suppress(Exception):
             save_dir = Path(logger.save_dir or ".")
