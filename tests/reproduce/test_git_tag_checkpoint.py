@@ -20,6 +20,7 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning_rules import GitTagCheckpoint, Severity
 from lightning_rules.reproduce import proven_checkpoint, run_files
 from lightning_rules.reproduce.code_state import continued, judge_code
+from lightning_rules.reproduce.kept_files import is_taken
 from lightning_rules.reproduce.run_record import parse_tag_message
 from lightning_rules.testing.demo import DemoClassifier
 
@@ -309,6 +310,28 @@ def test_a_resumed_run_keeps_its_record_and_tells_of_changed_code(train: Train, 
     again = keep()
     train(again, epochs=5, module=Scored(1, 2, 1, 3, 1), ckpt_path="last")
     assert len(again.run_record["earlier"]) == 1  # the same dirty tree: a new snapshot, but no other code
+
+
+def test_a_resumed_run_knows_what_it_saved_last(train: Train, keep: Any) -> None:
+    """The state in a checkpoint tells of this very checkpoint: its step is not saved again."""
+    rule = keep()
+    train(rule, module=Scored(1, 2))
+    inside = torch.load("kept/last.ckpt", weights_only=True)["callbacks"][rule.state_key]
+    other = keep()
+    other.load_state_dict(inside)
+    assert other._last_global_step_saved == rule._last_global_step_saved == 4
+    assert other._last_checkpoint_saved == rule._last_checkpoint_saved == os.path.realpath("kept/last.ckpt")
+
+
+def test_only_what_this_run_wrote_later_and_does_not_keep_is_written_again(train: Train, keep: Any) -> None:
+    rule = keep()
+    train(rule, module=Scored(1, 2))
+    path, run = rule.best_model_path, rule.run_record["id"]
+    assert not is_taken(rule._fs, path, run, step=4, kept=set())
+    assert not is_taken(rule._fs, "kept/nothing.ckpt", run, step=4, kept=set())
+    assert is_taken(rule._fs, path, run, step=5, kept=set())
+    assert is_taken(rule._fs, path, run, step=4, kept={path})
+    assert is_taken(rule._fs, path, "another", step=4, kept=set())
 
 
 def test_best_checkpoints_that_are_gone_are_forgotten(train: Train, keep: Any, here: Any) -> None:
