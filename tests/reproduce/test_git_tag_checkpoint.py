@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning.pytorch as L
 import pytest
 import torch
@@ -21,6 +24,7 @@ from lightning_rules import GitTagCheckpoint, Severity
 from lightning_rules.reproduce import proven_checkpoint, run_files
 from lightning_rules.reproduce.code_state import continued, judge_code
 from lightning_rules.reproduce.kept_files import is_taken
+from lightning_rules.reproduce.proven_save import read_back_folder
 from lightning_rules.reproduce.run_record import parse_tag_message
 from lightning_rules.testing.demo import DemoClassifier
 
@@ -165,8 +169,6 @@ def test_what_the_user_saves_by_hand_holds_the_record(train: Train, keep: Any) -
 
 
 def test_classes_that_a_safe_load_refuses_are_said_once(train: Train, keep: Any) -> None:
-    from argparse import Namespace
-
     module = Scored(1, 2)
     module.save_hyperparameters({"options": Namespace(depth=3)})
     rule = keep()
@@ -394,6 +396,8 @@ def test_a_damaged_last_is_passed_over(train: Train, keep: Any, caplog: Any, mon
     assert keep()._find_last_checkpoints(trainer) == {os.path.realpath("kept/last-v1.ckpt")}
     assert "last.ckpt is damaged and was passed over" in caplog.text
     damage("kept/last-v1.ckpt")
+    assert keep()._find_last_checkpoints(trainer) == {os.path.realpath("kept/step=4.ckpt")}
+    damage("kept/step=4.ckpt")
     assert keep()._find_last_checkpoints(trainer) == set()
 
 
@@ -407,6 +411,45 @@ def test_a_kill_between_a_checkpoint_and_its_record_costs_nothing(train: Train, 
     os.unlink("kept/last.ckpt.json")
     assert keep()._find_last_checkpoints(trainer) == last
     assert run_files.run_and_step("kept/last.ckpt")[1] == 6
+
+
+def test_a_last_that_needs_an_unsafe_load_is_found_without_its_record(train: Train, keep: Any) -> None:
+    module = Scored(1, 2)
+    module.save_hyperparameters({"options": Namespace(depth=3)})
+    trainer = train(keep(), module=module)
+    os.unlink("kept/last.ckpt.json")
+    assert keep()._find_last_checkpoints(trainer) == {os.path.realpath("kept/last.ckpt")}
+    damage("kept/last.ckpt")
+    assert keep()._find_last_checkpoints(trainer) == {os.path.realpath("kept/step=4.ckpt")}
+
+
+def test_a_folder_of_shards_is_hashed_found_and_ordered(train: Train, keep: Any) -> None:
+    trainer = train(keep(monitor=None), epochs=1)
+    shards = Path("kept/last-v1.ckpt")
+    shards.mkdir()
+    (shards / "0.distcp").write_bytes(b"first")
+    (shards / "1.distcp").write_bytes(b"second")
+    first = read_back_folder(shards)
+    assert first.bytes == 11
+    (shards / "1.distcp").write_bytes(b"decond")
+    assert read_back_folder(shards).sha256 != first.sha256
+    run_files.write_record({**beside("last"), "step": 9}, str(shards))
+    assert keep()._find_last_checkpoints(trainer) == {os.path.realpath(shards)}
+
+
+def test_a_remote_folder(train: Train, keep: Any, here: Any) -> None:
+    rule = keep(dirpath="memory://bucket/kept")
+    train(rule, module=Scored(1, 2))
+    files = sorted(path.rpartition("/")[2] for path in fsspec.filesystem("memory").ls("/bucket/kept", detail=False))
+    assert files == both("last", "step=4")
+    record = run_files.read_record(rule.best_model_path)
+    assert record["tag"] == here("tag")
+    with fsspec.open(rule.best_model_path, "rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == record["checkpoint"]["sha256"]
+    other = keep(dirpath="memory://bucket/kept")
+    train(other, epochs=3, module=Scored(1, 2, 3), ckpt_path=rule.last_model_path)
+    assert other.run_record["id"] == rule.run_record["id"]
+    assert here("tag").endswith("/6-score=3")
 
 
 # As a callback of either Trainer, and of the command line

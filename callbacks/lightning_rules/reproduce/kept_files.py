@@ -167,8 +167,7 @@ def remove(trainer: Any, path: str, run: str | None) -> tuple[dict[str, Any] | N
         return None, f"{path} belongs to another run"
     try:
         trainer.strategy.remove_checkpoint(path)
-        if not is_remote(path):
-            Path(run_files.json_path(path)).unlink(missing_ok=True)
+        run_files.delete_record(path)
     except OSError as error:
         return record, f"{path}: {error.strerror or error}"
     return record, ""

@@ -176,10 +176,12 @@ class ProvenCheckpoint(ModelCheckpoint):
             self._remove_replaced(trainer)
 
     def _find_last_checkpoints(self, trainer: Any) -> set[str]:
-        """For ``ckpt_path="last"``: the one that is newest by its record, and whole."""
+        """For ``ckpt_path="last"``: the one that is newest by its record, and whole; else the newest of the best."""
         found = {str(path) for path in ModelCheckpoint._find_last_checkpoints(self, trainer)}
         local = {path for path in found if not is_remote(path)}
         newest = run_files.newest(local)
+        if newest is None and local and not self.save_weights_only:
+            newest = run_files.newest(run_files.others_beside(local))
         return {newest} if newest is not None else found - local
 
     def state_dict(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _write(trainer: Any, state: dict[str, Any], path: str, overwrite: bool) -> S
 def _read_back(path: str) -> SavedFile:
     """Hash and load what another wrote: a file, or a folder of shards, whose files are hashed by name."""
     if not is_remote(path) and Path(path).is_dir():
-        return _read_back_folder(Path(path))
+        return read_back_folder(Path(path))
     try:
         with fsspec.open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,7 +113,12 @@ def _read_back(path: str) -> SavedFile:
     return SavedFile(path, sha256, size, refused)
 
 
-def _read_back_folder(folder: Path) -> SavedFile:
+def read_back_folder(folder: Path) -> SavedFile:
+    """Hash a folder of shards: by the names and hashes of its files.
+
+    Raises:
+        OSError: There is none.
+    """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     if not files:
         raise OSError(f"The checkpoint {folder} is empty after it was saved; may it be written, and is the disk full?")

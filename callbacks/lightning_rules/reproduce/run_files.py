@@ -41,6 +41,17 @@ def write_record(record: Mapping[str, Any], checkpoint: str) -> None:
         write_text(text, Path(path))
 
 
+def delete_record(checkpoint: str) -> None:
+    """Delete the record beside a checkpoint that is gone, if there is one.
+
+    Raises:
+        OSError: It could not be deleted.
+    """
+    filesystem, path = fsspec.core.url_to_fs(f"{checkpoint}.json")
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
 def read_record(checkpoint: str) -> dict[str, Any] | None:
     """The record beside a checkpoint; None where there is none that can be read."""
     try:
@@ -79,8 +90,10 @@ def is_whole(checkpoint: str) -> bool:
     """Whether a local checkpoint holds what was written.
 
     Its hash is the recorded one; or, where a kill left it with an older record or none, the checksums that its parts
-    carry agree.
+    carry agree, and it is of the run that its record names. A folder of shards is not read.
     """
+    if os.path.isdir(checkpoint):
+        return True
     record = read_record(checkpoint)
     with contextlib.suppress(OSError):
         if record is not None and file_hash(checkpoint) == (record.get("checkpoint") or {}).get("sha256"):
@@ -89,14 +102,14 @@ def is_whole(checkpoint: str) -> bool:
         with zipfile.ZipFile(checkpoint) as archive:
             if archive.testzip() is not None:
                 return False
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, NotImplementedError):
+        if torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint):
+            return True  # it needs weights_only=False: nothing is unpickled here to look whose it is
+    except Exception:  # whatever a damaged file makes its readers raise
         return False
     inside = look_inside(checkpoint)
     if inside is None:
         return False
-    # Replaced under the record of another: not this run's newer file, but a stranger.
-    written_by = (inside.get("run_record") or {}).get("id")
-    return record is None or record.get("id") == written_by
+    return record is None or record.get("id") == (inside.get("run_record") or {}).get("id")
 
 
 def newest(checkpoints: Iterable[str]) -> str | None:
@@ -118,6 +131,13 @@ def newest(checkpoints: Iterable[str]) -> str | None:
             return path
         log.warning(f"{path} is damaged and was passed over; an older checkpoint is taken if there is one.")
     return None
+
+
+def others_beside(checkpoints: Iterable[str]) -> set[str]:
+    """The other checkpoints in the folders of these."""
+    own = set(checkpoints)
+    folders = {Path(path).parent for path in own}
+    return {str(path) for folder in folders for path in folder.glob("*.ckpt")} - own
 
 
 def _place(checkpoint: str) -> tuple[str, int]:
