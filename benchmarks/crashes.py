@@ -5,8 +5,9 @@
     python benchmarks/crashes.py --kills 5 --only 2x0 --json  one kind of run: two ranks, no workers; for the tests
 
 The run: shuffled and randomly augmented data, batch norm, dropout, accumulation over 3 batches, AdamW with a schedule
-by step and one that looks at the validation loss, validation five times an epoch, the two best checkpoints and the last.
-Killed at a random moment, during saves too, it is started again with `ckpt_path="last"`, until the kills are spent.
+by step and one that looks at the validation loss, validation five times an epoch; the two best checkpoints and the last
+are kept. Killed at a random moment, during saves too, it is started again with `ckpt_path="last"`, until the kills are
+spent.
 After each kill every checkpoint in the folder must load, and those that the last one names as best must be there.
 In the end weights, optimiser, schedulers and the best checkpoints are compared bit for bit with the unbroken run's.
 

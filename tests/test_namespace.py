@@ -46,11 +46,46 @@ for epochs in (1, 2):
 assert len(rule.findings) == 2, rule.findings
 """
 
+CHECKPOINTS = """
+import os
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
+import lightning.pytorch as L
+from lightning_rules import GitTagCheckpoint
+for epochs in (1, 2):
+    keep = GitTagCheckpoint(dirpath="kept", monitor="x", save_last=True, filename="{step}")
+    class Module(BoringModel):
+        def validation_step(self, batch, batch_idx):
+            self.log("x", float(-self.current_epoch))
+    trainer = pl.Trainer(max_epochs=epochs, limit_train_batches=2, limit_val_batches=1, accelerator="cpu",
+                         logger=False, callbacks=[keep, EarlyStopping("x")])
+    assert trainer.checkpoint_callbacks == [keep] and trainer.callbacks[-1] is keep, trainer.callbacks
+    trainer.fit(Module(), ckpt_path="last")
+    steps = epochs * 2
+    assert sorted(os.listdir("kept")) == sorted(
+        f"{name}.ckpt{end}" for name in ("last", f"step={steps}") for end in ("", ".json")), os.listdir("kept")
+    assert trainer.global_step == steps and len(keep.best_k_models) == 1
+    assert all("pytorch_lightning" not in finding.message for finding in keep.findings)
+trainer.validate(Module(), ckpt_path="best")
+lightning = L.Trainer(callbacks=[keep], logger=False, accelerator="cpu")
+assert lightning.checkpoint_callbacks == [keep]
+"""
+
+LATE_PL = """
+from lightning_rules import GitTagCheckpoint
+import pytorch_lightning as pl
+from pytorch_lightning.demos.boring_classes import BoringModel
+keep = GitTagCheckpoint(dirpath="kept")
+pl.Trainer(max_steps=1, accelerator="cpu", logger=False, callbacks=[keep]).fit(BoringModel())
+assert any(finding.advice == "Import pytorch_lightning before lightning_rules." for finding in keep.findings)
+"""
+
 
 @pytest.mark.parametrize(
     "program",
-    [IMPORT_COST, PL_CLI, LIGHTNING_CLI, RESUME],
-    ids=["imports-little", "pl-cli", "lightning-cli", "pl-resume"],
+    [IMPORT_COST, PL_CLI, LIGHTNING_CLI, RESUME, CHECKPOINTS, LATE_PL],
+    ids=["imports-little", "pl-cli", "lightning-cli", "pl-resume", "pl-checkpoints", "pl-imported-late"],
 )
 def test_in_a_fresh_process(program: str) -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)

@@ -19,6 +19,9 @@ from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
 from lightning_rules.reproduce.exact_resume import ExactResume
+from lightning_rules.reproduce.export_weights import export_weights
+from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
+from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
@@ -27,6 +30,7 @@ __all__ = [
     "ExactResume",
     "Finding",
     "FreezeBySize",
+    "GitTagCheckpoint",
     "GradientClipping",
     "LRFinder",
     "LargestBatchSize",
@@ -41,5 +45,7 @@ __all__ = [
     "Severity",
     "WeightDecayGroups",
     "check",
+    "export_weights",
     "recommended",
+    "restore",
 ]

@@ -24,6 +24,16 @@ def callback_bases() -> tuple[type, ...]:
     return bases if other is None else (*bases, other.Callback)
 
 
+def checkpoint_bases() -> tuple[type, ...]:
+    """The ModelCheckpoint classes that a checkpoint callback inherits from, as :func:`callback_bases` has it.
+
+    A Trainer that does not know its own ModelCheckpoint in a callback adds a second one, and finds no "best" or "last".
+    """
+    other = sys.modules.get("pytorch_lightning")
+    bases = (lightning.pytorch.callbacks.ModelCheckpoint,)
+    return bases if other is None else (*bases, other.callbacks.ModelCheckpoint)
+
+
 def namespace_of(instance: Any) -> ModuleType:
     """The package that the class of a Trainer, LightningModule or DataModule comes from.
 

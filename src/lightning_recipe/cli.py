@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_recipe import errors, noise, preconditions, summary
+from lightning_recipe import errors, noise, preconditions, restoring, summary
 from lightning_recipe.trainer import RecipeTrainer
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
@@ -65,7 +65,7 @@ class RecipeCLI(LightningCLI):
             trainer_defaults={"logger": _LOGGER},
             # Optimisers belong to the model: `model.init_args.optimizer`.
             auto_configure_optimizers=False,
-            parser_kwargs={name: {"usage": _USAGE} for name in self.subcommands()},
+            parser_kwargs={"epilog": restoring.EPILOG, **{name: {"usage": _USAGE} for name in self.subcommands()}},
             args=args,
             run=run,
         )
@@ -241,7 +241,7 @@ class RecipeCLI(LightningCLI):
         return self._get(self.config, name)
 
 
-def main(args: ArgsType = None) -> RecipeCLI:
+def main(args: ArgsType = None) -> RecipeCLI | None:
     """Run the command line; a wrong setting ends it with one line on stderr and status 2.
 
     Only exceptions that are messages to the person at the command line are shortened so
@@ -251,13 +251,18 @@ def main(args: ArgsType = None) -> RecipeCLI:
         args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
 
     Returns:
-        The command line after its run, with `model`, `datamodule`, `trainer` and `config`.
+        The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`,
+        which needs none of them.
 
     Raises:
         SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
     """
     noise.silence()
+    given = sys.argv[1:] if args is None else args
     try:
+        if isinstance(given, list) and given[:1] == ["restore"]:
+            restoring.run(given[1:])
+            return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:
         message = errors.message_in(error)

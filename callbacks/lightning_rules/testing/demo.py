@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def fit(module_class: type[LightningModule], callbacks: list[Callback]) -> dict[
             limit_train_batches=BATCHES,
             limit_val_batches=1,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,

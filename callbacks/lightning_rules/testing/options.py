@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lightning_rules.testing.case import Case, told
 
-PLAIN = (bool, int, float, str, NoneType)
+PLAIN = (bool, int, float, str, NoneType, timedelta)  # LightningCLI reads times, as of Lightning's own callbacks
 NESTED = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_rules.reproduce.kept_runs import tag_of
+
 
 def describe_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
     """Say briefly which layers differ between two state dicts, or return "" if none does."""
@@ -28,7 +30,8 @@ def check_checkpoint(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Check that a Lightning checkpoint fits a module: call it from the module's `on_load_checkpoint`.
 
     Raises:
-        ValueError: If layers differ; the message names the first of them.
+        ValueError: If layers differ; the message names the first of them, and, where GitTagCheckpoint has saved
+            the checkpoint, the tag on the code that fits.
     """
     found = checkpoint.get("state_dict")
     if not isinstance(found, dict) or not getattr(module, "strict_loading", True):
@@ -37,5 +40,16 @@ def check_checkpoint(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     if difference:
         raise ValueError(
             f"The checkpoint is of another architecture than this {type(module).__name__} ({difference}): "
-            "load it with the configuration that it was trained with."
+            f"load it with the {_what_fits(checkpoint)}."
         )
+
+
+def _what_fits(checkpoint: dict[str, Any]) -> str:
+    """What the checkpoint was trained with, and how to get it back, as far as its record tells."""
+    code = (checkpoint.get("run_record") or {}).get("code") or {}
+    commit = code.get("snapshot") or code.get("commit")
+    if not commit:
+        return "configuration that it was trained with"
+    tag = tag_of(checkpoint)
+    name = f"tag {tag}" if tag else f"commit {commit[:10]}"
+    return f"code that made it, which `python scripts/train.py restore {tag or 'CHECKPOINT'}` brings back ({name})"
