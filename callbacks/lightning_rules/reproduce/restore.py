@@ -148,7 +148,7 @@ def _commands(record: dict[str, Any], target: Path, config: Path | None, checkpo
     folder = target / (record.get("folder") or ".")
     words = [str(word) for word in record.get("command") or ["python"]]
     subcommand = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), None)
-    paths = [str((target / path).resolve()) for path in (record.get("code") or {}).get("import_paths", [])]
+    paths = [str(target / path) for path in (record.get("code") or {}).get("import_paths", [])]
     # Installed as editable, the project would else be imported from where it is installed, and not from the new tree.
     first = shlex.quote(os.pathsep.join(paths))
     modules = f'PYTHONPATH={first}"${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}" ' if paths else ""
