@@ -81,7 +81,7 @@ def _row(kept: Kept, root: Path) -> RunRow:
         state = "there"
     numbers = {name: value for name, value in record.get("metrics", {}).items() if isinstance(value, (int, float))}
     started = str(record.get("started", ""))
-    return RunRow(record["run"], record.get("step"), numbers, str(kept.tag), started, _recorded_path(record), state)
+    return RunRow(record["run"], record.get("step"), numbers, str(kept.tag), started, recorded_path(record), state)
 
 
 def _tagged(tags: Iterable[Tag]) -> list[Kept]:
@@ -146,7 +146,7 @@ def _at_path(path: Path, repository: Repository) -> Kept:
     if not same:
         return Kept(record, None, commit, checkpoint)
     # Another file of the same step has a hash of its own.
-    namesakes = [kept for kept in same if Path(_recorded_path(kept.record)).name == checkpoint.name]
+    namesakes = [kept for kept in same if Path(recorded_path(kept.record)).name == checkpoint.name]
     told = namesakes[0].record if namesakes else {}
     return Kept({**told, **record}, same[0].tag, same[0].commit, checkpoint)
 
@@ -200,14 +200,16 @@ def tag_of(checkpoint: Mapping[str, Any], repository: str | Path = ".") -> str |
     return next((kept.tag for kept in tagged if _is_of(kept, wanted)), None)
 
 
-def _recorded_path(record: Mapping[str, Any]) -> str:
+def recorded_path(record: Mapping[str, Any]) -> str:
+    """A path of this machine or of another, or an address ("s3://..."); empty where none is recorded."""
     return str((record.get("checkpoint") or {}).get("path") or "")
 
 
 def places(kept: Kept, root: Path) -> list[Path]:
     """Where a checkpoint may be: as given, as recorded, below the repository's present root, beside its record."""
     record = kept.record
-    path = Path(_recorded_path(record))
+    told = recorded_path(record)
+    path = Path("" if "://" in told else told)
     code = record.get("code") or {}
     found = [kept.given] if kept.given else []
     if path.is_absolute():

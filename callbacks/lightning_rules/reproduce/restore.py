@@ -13,7 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from lightning_rules.reproduce.environment import changed, versions
-from lightning_rules.reproduce.kept_runs import Kept, find_kept, is_intact, places
+from lightning_rules.reproduce.kept_runs import Kept, find_kept, is_intact, places, recorded_path
 from lightning_rules.reproduce.repository import Repository
 from lightning_rules.reproduce.run_record import legal_part
 
@@ -127,6 +127,9 @@ def _checkpoint(kept: Kept, root: Path) -> Path:
     code = f"`git worktree add FOLDER {kept.tag or kept.commit}` brings back its code alone"
     if present:
         raise ValueError(f"The checkpoint {present[0]} is not the one that was saved: its SHA-256 differs; {code}.")
+    told = recorded_path(kept.record)
+    if "://" in told:
+        raise FileNotFoundError(f"The checkpoint of {kept.name} is at {told}: fetch it, and name the file; {code}.")
     where = f"it is not at {' or '.join(map(str, tried))}" if tried else "the record does not say where it was"
     raise FileNotFoundError(f"The checkpoint of {kept.name} is gone: {where}; {code}.")
 
