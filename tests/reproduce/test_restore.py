@@ -184,6 +184,12 @@ def test_nothing_is_half_done(project: Path, keep: Keep, monkeypatch: pytest.Mon
         restore(keep(step=20))
 
 
+def test_a_foreign_record_writes_nothing_outside(project: Path, keep: Keep) -> None:
+    restored = restore(keep(config="a: 1\n", folder="../../elsewhere"))
+    assert restored.config == restored.folder / "config.yaml"
+    assert not (project.parent.parent / "elsewhere").exists()
+
+
 def test_names_that_mean_nothing_or_too_much(project: Path, keep: Keep, git: GitCall) -> None:
     keep()
     keep("digits/version_1")

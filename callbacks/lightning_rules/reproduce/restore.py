@@ -83,9 +83,8 @@ def restore(what: str | Path, folder: str | Path | None = None, repository: str 
     kept = find_kept(what, project)
     commit = _commit(kept, project)
     checkpoint = _checkpoint(kept, project.root)
-    default = f"{project.root.name}-{kept.record['run'].replace('/', '-')}-{kept.record.get('step', '')}"
-    target = Path(folder) if folder else project.root.parent / legal_part(default)
-    target = target.absolute()
+    default = f"{project.root.name}-{legal_part(kept.record['run'])}-{kept.record.get('step')}"
+    target = (Path(folder) if folder else project.root.parent / default).absolute()
     project.add_worktree(target, commit)
     try:
         config = _write_config(kept.record, target)
@@ -134,11 +133,17 @@ def _checkpoint(kept: Kept, root: Path) -> Path:
     raise FileNotFoundError(f"The checkpoint of {kept.name} is gone: {where}; {code}.")
 
 
+def _working_folder(record: dict[str, Any], target: Path) -> Path:
+    """Where in the new tree the run was started; a foreign record cannot lead out of it."""
+    folder = target / str(record.get("folder") or ".")
+    return folder if folder.resolve().is_relative_to(target.resolve()) else target
+
+
 def _write_config(record: dict[str, Any], target: Path) -> Path | None:
     """Write the configuration where the run was started, beside a file of that name that belongs to the code."""
     if not record.get("config"):
         return None
-    folder = target / (record.get("folder") or ".")
+    folder = _working_folder(record, target)
     places_ = (folder / "config.yaml", folder / "restored" / "config.yaml")
     path = next((place for place in places_ if not os.path.lexists(place)), folder / "restored" / "config-of-run.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +153,7 @@ def _write_config(record: dict[str, Any], target: Path) -> Path | None:
 
 def _commands(record: dict[str, Any], target: Path, config: Path | None, checkpoint: Path) -> tuple[str, str | None]:
     """The lines that evaluate and resume; or the line that started the run, and None."""
-    folder = target / (record.get("folder") or ".")
+    folder = _working_folder(record, target)
     words = [str(word) for word in record.get("command") or ["python"]]
     subcommand = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), None)
     paths = [str(target / path) for path in (record.get("code") or {}).get("import_paths", [])]
