@@ -4,8 +4,8 @@
     python benchmarks/exact_resume.py --record    also write them to benchmarks/RESULTS.md
 
 A perceptron on vectors with random augmentation, batches of 32. Cost: milliseconds a step, ours and with a callback
-that does nothing in turns, the median of the ratios. Resume: a run saved in the middle of an epoch of 20,000 batches, at the
-end of a training batch, and resumed; whether it then sees the examples that the unbroken run sees, and the same bits of
+that does nothing in turns, the median of the ratios. Resume: a run saved in the middle of an epoch of 20,000 batches,
+in on_train_batch_end, and resumed; whether it then sees the examples that the unbroken run sees, and the same bits of
 them after augmentation, how long it takes until the first step, and how large the checkpoint is. Without torchdata on
 the path its rows are left out (`pip install --target DIR --no-deps torchdata`, and `PYTHONPATH=DIR`).
 """
