@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypedDict
 
 import torch
@@ -46,33 +48,44 @@ class SeededBatches:
     batch: whichever worker reads the batch, and whatever it has read before, it draws the same. The sampler draws
     from a stream of its own. In the main process nothing is seeded.
 
+    Outside of this module the loader looks as it did: its sampler is replaced only while an iterator is made.
+
     Args:
-        loader: The loader; its batch sampler (its sampler, where it makes no batches) is what is wrapped.
+        loader: The loader; its batch sampler (its sampler, where it makes no batches) is what is numbered.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
         self.name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-        self.sampler: Any = getattr(loader, self.name)
+        self.inner: Any = getattr(loader, self.name)
         self.place: Place | None = None
         self.idle = False
+        self._class = type(loader)
 
     def attach(self) -> None:
-        """Stand in the sampler's place; DataLoader forbids to assign it, for the sake of other options it has set."""
-        vars(self.loader)[self.name] = self
+        """See to it that the loader's iterators take their indices from here."""
+        vars(self.loader)["_seeded_batches"] = self
+        self.loader.__class__ = _numbered(self._class)
 
     def detach(self) -> None:
-        """Give the loader its sampler back."""
-        if vars(self.loader)[self.name] is self:
-            vars(self.loader)[self.name] = self.sampler
+        """Give the loader back as it was."""
+        if vars(self.loader).pop("_seeded_batches", None) is not None:
+            self.loader.__class__ = self._class
+
+    @contextmanager
+    def standing_in(self, loader: DataLoader[Any]) -> Iterator[None]:
+        """Take the sampler's place; not in a copy of the loader, which others have given another sampler."""
+        if vars(loader)[self.name] is not self.inner:
+            yield
+            return
+        vars(loader)[self.name] = self  # DataLoader forbids to assign it
+        try:
+            yield
+        finally:
+            vars(loader)[self.name] = self.inner
 
     def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "sampler" and "sampler" not in vars(self):
-            raise AttributeError(name)
-        return getattr(self.sampler, name)
+        return len(self.inner)
 
     def __iter__(self) -> Pass:
         """A pass from the start; while ``place`` is set, from that place on; while ``idle``, an empty one.
@@ -96,19 +109,31 @@ class SeededBatches:
     @property
     def distributed(self) -> DistributedSampler[Any] | None:
         """The sampler that gives each rank its share, by a seed of its own."""
-        below = (self.sampler, getattr(self.sampler, "sampler", None))
+        below = (self.inner, getattr(self.inner, "sampler", None))
         return next((sampler for sampler in below if isinstance(sampler, DistributedSampler)), None)
 
     @property
     def owned(self) -> list[Any]:
         """Generators that the loader and its sampler own."""
-        return generators_of(self.loader.generator, self.sampler)
+        return generators_of(self.loader.generator, self.inner)
 
     @property
     def all_owned(self) -> list[Any]:
         """The same, and those of the data set where the main process reads it."""
         read_here = [] if self.loader.num_workers else [self.loader.dataset]
-        return generators_of(self.loader.generator, self.sampler, *read_here)
+        return generators_of(self.loader.generator, self.inner, *read_here)
+
+
+@cache
+def _numbered(kind: type) -> type:
+    """A loader's class, whose iterators take their indices from SeededBatches."""
+
+    def _get_iterator(loader: Any) -> Any:
+        with vars(loader)["_seeded_batches"].standing_in(loader):
+            return kind._get_iterator(loader)  # type: ignore[attr-defined]
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), {**names, "_get_iterator": _get_iterator})
 
 
 class Pass:
@@ -141,12 +166,12 @@ class Pass:
     def _take(self) -> Any:
         if self._inner is None:
             self.start = states_of(self.batches.owned)
-            self._inner = iter(self.batches.sampler)
+            self._inner = iter(self.batches.inner)
         self.number += 1
         if not self._apart:
             return next(self._inner)
         with self._stream.active():
-            self._apart = not _draws_at_once(self.batches.sampler)
+            self._apart = not _draws_at_once(self.batches.inner)
             return next(self._inner)
 
     def place(self, taken: int) -> Place:
