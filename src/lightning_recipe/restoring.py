@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_list(rows: Sequence[RunRow]) -> None:
-    """A table on a terminal; columns divided by tabs elsewhere."""
+    """A table on a terminal; columns divided by tabs, and paths too, elsewhere."""
     if not rows:
         print("No checkpoint is tagged here: GitTagCheckpoint among the callbacks of a run tags those that it keeps.")
         return
@@ -66,10 +66,11 @@ def _print_list(rows: Sequence[RunRow]) -> None:
         return
     table = Table(box=SIMPLE_HEAD)
     for name in COLUMNS:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("step", "checkpoint"))
     for row in rows:
-        *cells, state = _cells(row)
-        table.add_row(*map(Text, cells), Text(state, style="green" if row.state == "there" else "bold red"))
+        run, step, metrics, tag, started, _ = map(Text, _cells(row))
+        state = Text(row.state, style="green" if row.state == "there" else "bold red")
+        table.add_row(run, step, Text("\n").join(metrics.split(", ")), tag, started, state)
     Console().print(table)
 
 

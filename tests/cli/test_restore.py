@@ -155,7 +155,7 @@ def test_list(trained: Path, command: Command, capsys: Capture, monkeypatch: pyt
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     command("restore", "--list")
     table = capsys.readouterr().out
-    assert "(missing)" in table
+    assert "missing" in table
     assert "───" in table
 
 

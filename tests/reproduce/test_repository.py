@@ -52,7 +52,7 @@ def test_snapshot_and_tags_touch_nothing(project: Path, git: GitCall) -> None:
     make_dirty(project, git)
     (project / "logs").mkdir()
     (project / "logs" / "ignored.txt").write_text("ignored")
-    # Files as old as the index: git itself would rewrite the index to remember that it has compared them.
+    os.utime(project / ".gitignore", ns=(10**18, 10**18))  # git would note in the index that it has compared it
     git(project, "config", "core.logAllRefUpdates", "always")
     git(project, "config", "core.splitIndex", "true")
     (project / ".git" / "hooks").mkdir(exist_ok=True)
@@ -166,13 +166,18 @@ def test_paths_that_change_their_kind(project: Path, git: GitCall) -> None:
     assert files_of(git, project, snapshot.commit) == expected
 
 
-def test_a_file_changed_in_the_moment_of_the_last_commit_is_seen(project: Path, git: GitCall) -> None:
-    """Same size, same time as the index: only an index copy that keeps its time lets git compare the contents."""
-    (project / "model.py").write_text("layers = 3\n")
-    stamp = (project / ".git" / "index").stat().st_mtime_ns
+def test_a_file_changed_in_the_moment_of_the_last_add_is_seen(project: Path, git: GitCall) -> None:
+    """Same size and time as git knows: only an index copy that keeps its own time makes git compare the contents."""
+    git(project, "config", "core.checkStat", "minimal")
+    git(project, "config", "core.trustctime", "false")
+    model, index = project / "model.py", project / ".git" / "index"
+    moment = (10**18, 10**18)  # long ago: git compares whole seconds
+    model.write_text("layers = 3\n")
+    os.utime(model, ns=moment)
     git(project, "update-index", "model.py")
-    os.utime(project / ".git" / "index", ns=(stamp, stamp))
-    (project / "model.py").write_text("layers = 4\n")
+    model.write_text("layers = 4\n")
+    for path in (model, index):
+        os.utime(path, ns=moment)
     snapshot = Repository.find(project).snapshot("a run")
     assert git(project, "show", f"{snapshot.commit}:model.py") == "layers = 4\n"
 
@@ -246,7 +251,7 @@ def test_submodules(project: Path, git: GitCall, tmp_path: Path) -> None:
 
 def test_no_identity_is_no_obstacle(project: Path, git: GitCall, home: Path) -> None:
     (home / ".gitconfig").write_text(
-        "[user]\n\tuseConfigOnly = true\n[commit]\n\tgpgSign = true\n[tag]\n\tgpgSign = true\n"
+        "[user]\n\tuseConfigOnly = true\n[tag]\n\tgpgSign = true\n\tforceSignAnnotated = true\n"
     )
     config = (project / ".git" / "config").read_bytes()
     (project / "model.py").write_text("layers = 2\n")

@@ -43,7 +43,8 @@ def keep(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
         torch.save({"run_record": record, "global_step": step, "state_dict": {"weight": torch.zeros(3)}}, path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         checkpoint = {"path": str(path), "sha256": sha256, "bytes": path.stat().st_size}
-        full = {"metrics": {}, **record, "step": step, "epoch": 0, "checkpoint": checkpoint, "tag": None}
+        full = {"metrics": {}, **record, "step": step, "epoch": 0, "tag": None}
+        full.setdefault("checkpoint", checkpoint)
         if tagged:
             name, code = tag_name(record, step), full["code"]
             full["tag"] = Repository.find(project).tag(name, code["snapshot"], tag_message({**full, "tag": name}))
@@ -151,6 +152,9 @@ def test_missing_and_altered_checkpoints_are_refused(project: Path, keep: Keep) 
     for what in ("runs/digits/version_0/10", path, f"{path}.json"):
         with pytest.raises(FileNotFoundError, match=r"is gone: it is not at .*10.ckpt; `git worktree add"):
             restore(what)
+    keep(step=20, checkpoint={"path": "s3://bucket/20.ckpt", "sha256": "0" * 64})
+    with pytest.raises(FileNotFoundError, match=r"is at s3://bucket/20.ckpt: fetch it, and name the file; `git"):
+        restore("runs/digits/version_0/20")
     assert beside(project) == before
 
 
@@ -178,6 +182,12 @@ def test_nothing_is_half_done(project: Path, keep: Keep, monkeypatch: pytest.Mon
     (project.parent / "project-digits-version_0-20").mkdir()
     with pytest.raises(GitError, match="exists: name one that does not"):
         restore(keep(step=20))
+
+
+def test_a_foreign_record_writes_nothing_outside(project: Path, keep: Keep) -> None:
+    restored = restore(keep(config="a: 1\n", folder="../../elsewhere"))
+    assert restored.config == restored.folder / "config.yaml"
+    assert not (project.parent.parent / "elsewhere").exists()
 
 
 def test_names_that_mean_nothing_or_too_much(project: Path, keep: Keep, git: GitCall) -> None:

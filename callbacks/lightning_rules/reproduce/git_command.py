@@ -27,9 +27,6 @@ _SETTINGS = {
     "core.fsyncMethod": "batch",  # one flush for all new objects
     "core.filesRefLockTimeout": "2000",  # milliseconds to wait for another run that is tagging
     "core.packedRefsTimeout": "5000",
-    "commit.gpgSign": "false",
-    "tag.gpgSign": "false",
-    "tag.forceSignAnnotated": "false",
     "gc.auto": "0",
     "i18n.commitEncoding": "utf-8",
     "i18n.logOutputEncoding": "utf-8",
@@ -48,7 +45,7 @@ class NoRepository(GitError):
 class Git:
     """Calls git in a folder.
 
-    Hooks, signatures, pagers, prompts, file monitors and optional locks are off, messages are English, and what a
+    Hooks, pagers, prompts, file monitors and optional locks are off, messages are English, and what a
     hook's environment says about index and folders is ignored.
 
     Args:

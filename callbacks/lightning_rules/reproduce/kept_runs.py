@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,9 @@ def _row(kept: Kept, root: Path) -> RunRow:
     state: Literal["there", "altered", "missing"] = "altered" if sizes else "missing"
     if described.get("bytes") in sizes:
         state = "there"
-    numbers = {name: value for name, value in record.get("metrics", {}).items() if isinstance(value, (int, float))}
+    numbers = {name: value for name, value in (record.get("metrics") or {}).items() if isinstance(value, (int, float))}
     started = str(record.get("started", ""))
-    return RunRow(record["run"], record.get("step"), numbers, str(kept.tag), started, _recorded_path(record), state)
+    return RunRow(record["run"], record.get("step"), numbers, str(kept.tag), started, recorded_path(record), state)
 
 
 def _tagged(tags: Iterable[Tag]) -> list[Kept]:
@@ -129,8 +130,8 @@ def best(found: list[Kept]) -> Kept:
     """The best checkpoint of a run by the metric that it was kept for, if the records tell it; else the newest."""
     first = found[0].record
     monitor, mode = first.get("monitor"), first.get("mode")
-    scores = [kept.record.get("metrics", {}).get(monitor) for kept in found]
-    if mode in ("min", "max") and all(isinstance(score, (int, float)) for score in scores):
+    scores = [(kept.record.get("metrics") or {}).get(monitor) for kept in found]
+    if mode in ("min", "max") and all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
         sign = 1 if mode == "max" else -1
         return max(zip(scores, found, strict=True), key=lambda pair: sign * pair[0])[1]
     return max(found, key=lambda kept: (str(kept.record.get("started")), kept.record.get("step") or 0))
@@ -146,7 +147,7 @@ def _at_path(path: Path, repository: Repository) -> Kept:
     if not same:
         return Kept(record, None, commit, checkpoint)
     # Another file of the same step has a hash of its own.
-    namesakes = [kept for kept in same if Path(_recorded_path(kept.record)).name == checkpoint.name]
+    namesakes = [kept for kept in same if Path(recorded_path(kept.record)).name == checkpoint.name]
     told = namesakes[0].record if namesakes else {}
     return Kept({**told, **record}, same[0].tag, same[0].commit, checkpoint)
 
@@ -167,7 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as the record of a checkpoint ({error}).") from error
-    if not isinstance(record, dict) or "run" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("run"), str):
         raise ValueError(f"{path} is not the record of a checkpoint: expected what GitTagCheckpoint has written.")
     return record
 
@@ -182,7 +183,7 @@ def _read_inside(checkpoint: Path) -> dict[str, Any]:
             "name its tag or run instead."
         ) from error
     record = inside.get("run_record") if isinstance(inside, dict) else None
-    if not isinstance(record, dict) or "run" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("run"), str):
         raise ValueError(f"{checkpoint} holds no record of its code: it was not saved with GitTagCheckpoint.")
     return {**record, "step": inside.get("global_step")}
 
@@ -200,14 +201,16 @@ def tag_of(checkpoint: Mapping[str, Any], repository: str | Path = ".") -> str |
     return next((kept.tag for kept in tagged if _is_of(kept, wanted)), None)
 
 
-def _recorded_path(record: Mapping[str, Any]) -> str:
+def recorded_path(record: Mapping[str, Any]) -> str:
+    """A path of this machine or of another, or an address ("s3://..."); empty where none is recorded."""
     return str((record.get("checkpoint") or {}).get("path") or "")
 
 
 def places(kept: Kept, root: Path) -> list[Path]:
     """Where a checkpoint may be: as given, as recorded, below the repository's present root, beside its record."""
     record = kept.record
-    path = Path(_recorded_path(record))
+    told = recorded_path(record)
+    path = Path("" if "://" in told else told)
     code = record.get("code") or {}
     found = [kept.given] if kept.given else []
     if path.is_absolute():

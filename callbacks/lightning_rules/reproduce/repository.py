@@ -50,7 +50,8 @@ class Repository:
     """A git repository with a working tree; get it by :meth:`find`.
 
     Nothing here changes the working tree, index, HEAD, branches, stash, reflogs, file times or configuration, and
-    nothing is pushed or fetched. What is written are objects, tags and, by :meth:`add_worktree`, another working tree.
+    nothing is pushed. What is written are objects, tags and, by :meth:`add_worktree`, another working tree (for which
+    git fetches what a partial clone lacks).
     Every method raises :class:`GitError` with one sentence where git fails, and nothing else.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from lightning_rules.reproduce.environment import changed, versions
-from lightning_rules.reproduce.kept_runs import Kept, find_kept, is_intact, places
+from lightning_rules.reproduce.kept_runs import Kept, find_kept, is_intact, places, recorded_path
 from lightning_rules.reproduce.repository import Repository
 from lightning_rules.reproduce.run_record import legal_part
 
@@ -83,9 +83,8 @@ def restore(what: str | Path, folder: str | Path | None = None, repository: str 
     kept = find_kept(what, project)
     commit = _commit(kept, project)
     checkpoint = _checkpoint(kept, project.root)
-    default = f"{project.root.name}-{kept.record['run'].replace('/', '-')}-{kept.record.get('step', '')}"
-    target = Path(folder) if folder else project.root.parent / legal_part(default)
-    target = target.absolute()
+    default = f"{project.root.name}-{legal_part(kept.record['run'])}-{kept.record.get('step')}"
+    target = (Path(folder) if folder else project.root.parent / default).absolute()
     project.add_worktree(target, commit)
     try:
         config = _write_config(kept.record, target)
@@ -127,15 +126,24 @@ def _checkpoint(kept: Kept, root: Path) -> Path:
     code = f"`git worktree add FOLDER {kept.tag or kept.commit}` brings back its code alone"
     if present:
         raise ValueError(f"The checkpoint {present[0]} is not the one that was saved: its SHA-256 differs; {code}.")
+    told = recorded_path(kept.record)
+    if "://" in told:
+        raise FileNotFoundError(f"The checkpoint of {kept.name} is at {told}: fetch it, and name the file; {code}.")
     where = f"it is not at {' or '.join(map(str, tried))}" if tried else "the record does not say where it was"
     raise FileNotFoundError(f"The checkpoint of {kept.name} is gone: {where}; {code}.")
+
+
+def _working_folder(record: dict[str, Any], target: Path) -> Path:
+    """Where in the new tree the run was started; a foreign record cannot lead out of it."""
+    folder = target / str(record.get("folder") or ".")
+    return folder if folder.resolve().is_relative_to(target.resolve()) else target
 
 
 def _write_config(record: dict[str, Any], target: Path) -> Path | None:
     """Write the configuration where the run was started, beside a file of that name that belongs to the code."""
     if not record.get("config"):
         return None
-    folder = target / (record.get("folder") or ".")
+    folder = _working_folder(record, target)
     places_ = (folder / "config.yaml", folder / "restored" / "config.yaml")
     path = next((place for place in places_ if not os.path.lexists(place)), folder / "restored" / "config-of-run.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,10 +153,10 @@ def _write_config(record: dict[str, Any], target: Path) -> Path | None:
 
 def _commands(record: dict[str, Any], target: Path, config: Path | None, checkpoint: Path) -> tuple[str, str | None]:
     """The lines that evaluate and resume; or the line that started the run, and None."""
-    folder = target / (record.get("folder") or ".")
+    folder = _working_folder(record, target)
     words = [str(word) for word in record.get("command") or ["python"]]
     subcommand = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), None)
-    paths = [str((target / path).resolve()) for path in (record.get("code") or {}).get("import_paths", [])]
+    paths = [str(target / path) for path in (record.get("code") or {}).get("import_paths", [])]
     # Installed as editable, the project would else be imported from where it is installed, and not from the new tree.
     first = shlex.quote(os.pathsep.join(paths))
     modules = f'PYTHONPATH={first}"${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}" ' if paths else ""
