@@ -223,6 +223,22 @@ def test_removals_that_a_kill_prevented_are_made_up_for(train: Train, keep: Any,
     assert files() == both("last", "step=4")
 
 
+def test_a_kill_while_an_old_one_is_deleted_leaves_no_tag_behind(train: Train, keep: Any, here: Any) -> None:
+    """Tag, checkpoint, record: what is left still tells what else has to go."""
+
+    def killed(*_: Any) -> str:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_files, "delete_record", killed)
+        with pytest.raises(Killed):
+            train(keep(), module=Scored(1, 2))
+    assert files() == sorted([*both("last", "step=4"), "step=2.ckpt.json"])
+    assert [tag.rpartition("/")[2] for tag in tags(here)] == ["4-score=2"]
+    train(keep(), epochs=3, module=Scored(1, 2, 1), ckpt_path="last")
+    assert files() == both("last", "step=4")
+
+
 def test_two_runs_in_one_folder_leave_each_other_alone(train: Train, keep: Any, here: Any) -> None:
     first, second = keep(), keep()
     train(first, module=Scored(1, 2))

@@ -205,12 +205,16 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         path, record = saved.file.path, saved.record
         kept = path in self.best_k_models or (self.monitor is None and path == self.best_model_path)
         wanted = self.policy == "all" or (self.policy == "best" and kept)
+        name = None
         if wanted and commit_of(record.get("code", {})):
             score = record["metrics"].get(self.monitor) if self.monitor else None
             name, trouble = checkpoint_tags.tag_checkpoint(self._folder_of_code, record, self.monitor, score)
             troubles.append(trouble)
-            if name is not None:
+        if name or (saved.replaced or {}).get("tag"):
+            try:
                 run_files.write_record({**record, "tag": name}, path)
+            except OSError as error:
+                troubles.append(str(error))
         return [_no_tag(trouble) for trouble in troubles if trouble]
 
     def _delete_tag(self, record: dict[str, Any] | None) -> str:
@@ -227,10 +231,12 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
         )
 
     def _delete(self, trainer: Any, path: str) -> list[Finding]:
-        record, trouble = kept_files.remove(trainer, path, (self.run_record or {}).get("id"))
-        found = [_not_deleted(trouble)] if trouble else []
-        no_tag = self._delete_tag(record)
-        return [*found, _no_tag(no_tag)] if no_tag else found
+        """Tag, checkpoint, record: what is left after a kill still tells what else has to go."""
+        record = run_files.read_record(path)
+        if record is not None and record.get("id") != (self.run_record or {}).get("id"):
+            return [_not_deleted(f"{path} belongs to another run")]
+        no_tag, trouble = self._delete_tag(record), kept_files.remove(trainer, path)
+        return [*([_no_tag(no_tag)] if no_tag else []), *([_not_deleted(trouble)] if trouble else [])]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Save if asked to, unless a save was what failed; print what was found."""

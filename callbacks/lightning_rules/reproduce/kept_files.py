@@ -123,14 +123,21 @@ def is_taken(filesystem: Any, path: str, run: str | None, step: int, kept: set[s
 
 
 def replace_record(record: Mapping[str, Any], path: str) -> dict[str, Any] | None:
-    """Write the record beside a checkpoint that was just saved; the record that stood there, of the same run.
+    """Write the record beside a checkpoint that was just saved.
+
+    A tag of the file that stood there is named until it is deleted.
+
+    Returns:
+        The record that stood there, where it is of the same run.
 
     Raises:
         OSError: It could not be written; one sentence.
     """
     old = run_files.read_record(path)
-    run_files.write_record(record, path)
-    return old if old is not None and old.get("id") == record.get("id") else None
+    if old is not None and old.get("id") != record.get("id"):
+        old = None
+    run_files.write_record({**record, "tag": old.get("tag") if old else None}, path)
+    return old
 
 
 def link(path: str, link_path: str) -> None:
@@ -156,21 +163,18 @@ def link(path: str, link_path: str) -> None:
         ) from error
 
 
-def remove(trainer: Any, path: str, run: str | None) -> tuple[dict[str, Any] | None, str]:
-    """Delete a checkpoint of this run and the record beside it.
+def remove(trainer: Any, path: str) -> str:
+    """Delete a checkpoint, and then the record beside it.
 
     Returns:
-        The record, and why something could not be deleted; the latter is empty where all is gone.
+        Why one of them could not be deleted; empty where both are gone.
     """
-    record = run_files.read_record(path)
-    if record is not None and record.get("id") != run:
-        return None, f"{path} belongs to another run"
     try:
         trainer.strategy.remove_checkpoint(path)
         run_files.delete_record(path)
     except OSError as error:
-        return record, f"{path}: {error.strerror or error}"
-    return record, ""
+        return f"{path}: {error.strerror or error}"
+    return ""
 
 
 def plain_metrics(trainer: Any) -> dict[str, float | str]:
