@@ -130,8 +130,9 @@ def best(found: list[Kept]) -> Kept:
     """The best checkpoint of a run by the metric that it was kept for, if the records tell it; else the newest."""
     first = found[0].record
     monitor, mode = first.get("monitor"), first.get("mode")
-    scores = [(kept.record.get("metrics") or {}).get(monitor) for kept in found]
-    if mode in ("min", "max") and all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
+    metrics = [(kept.record.get("metrics") or {}).get(monitor) for kept in found]
+    scores = [float(score) for score in metrics if isinstance(score, int | float) and math.isfinite(score)]
+    if mode in ("min", "max") and len(scores) == len(found):
         sign = 1 if mode == "max" else -1
         return max(zip(scores, found, strict=True), key=lambda pair: sign * pair[0])[1]
     return max(found, key=lambda kept: (str(kept.record.get("started")), kept.record.get("step") or 0))
