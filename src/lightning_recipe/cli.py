@@ -103,17 +103,29 @@ class RecipeCLI(LightningCLI):
             for module in _CLASSES:
                 importlib.import_module(module)
         super().parse_arguments(parser, args)
+        chosen = self.config.get(self.config.get("subcommand") or "")
+        if chosen is not None and "weights_only" in chosen and chosen.weights_only is None:
+            chosen.weights_only = True  # Lightning unpickles what comes from another host without being asked
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's settings from the checkpoint, as LightningCLI does, if the file is one.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If it is not, or if it is only to be had by unpickling, which nobody has asked for.
         """
         try:
             super()._parse_ckpt_path()
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            path = self.config[self.config["subcommand"]]["ckpt_path"]
+            chosen = self.config[self.config["subcommand"]]
+            path = chosen["ckpt_path"]
+            unsafe = _unsafe_classes(path) if isinstance(error, pickle.UnpicklingError) else []
+            if unsafe and chosen.get("weights_only") is False:
+                return
+            if unsafe:
+                raise ValueError(
+                    f"--ckpt_path {path} holds {', '.join(unsafe[:3])}, which only unpickling makes, and that may run "
+                    "any code: if you trust who made the file, add --weights_only false."
+                ) from error
             # torch's text for a file that is no archive is about its own defaults, and misleads
             known = isinstance(error, RuntimeError)
             reason = f" ({str(error).strip().partition(chr(10))[0]})" if known else ""
@@ -270,6 +282,14 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
             raise
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _unsafe_classes(path: str) -> list[str]:
+    """Names of what a checkpoint holds that a safe load does not make; none where the file is no checkpoint."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        return []
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+
+from lightning_recipe.cli import RecipeCLI
 
 Command = Callable[..., object]
 Error = Callable[..., str]
@@ -115,3 +118,19 @@ def test_wandb_without_login_names_the_ways_out(repository: Path, tmp_path: Path
         assert way_out in said
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("logs/**/*.csv")), "nothing was trained"
+
+
+def test_a_checkpoint_is_not_unpickled_without_being_asked(error: Error, command: Command) -> None:
+    command("fit", *RUN, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=.")
+    path = next(Path().glob("*.ckpt"))
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save({**checkpoint, "note": Fraction(1, 3)}, "foreign.ckpt")
+    said = error("test", *RUN, "--ckpt_path=foreign.ckpt")
+    assert said.startswith("error: --ckpt_path foreign.ckpt holds fractions.Fraction, which only unpickling makes")
+    command("test", *RUN, "--ckpt_path=foreign.ckpt", "--weights_only=false")
+
+
+def test_what_comes_from_another_host_is_loaded_safely(command: Callable[..., RecipeCLI]) -> None:
+    """Lightning's own choice is weights_only=False for addresses."""
+    cli = command("fit", *RUN)
+    assert cli.config.fit.weights_only is True

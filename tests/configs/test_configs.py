@@ -90,7 +90,12 @@ def test_config_trains_two_batches(
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= logged(cli.trainer.log_dir)
     assert str(cli.trainer.log_dir).startswith("logs/")
     checkpoints = Path(str(cli.trainer.log_dir), "checkpoints")
-    assert {path.name for path in checkpoints.iterdir()} == {"best-epoch000.ckpt", "last.ckpt"}
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "best-epoch000.ckpt",
+        "best-epoch000.ckpt.json",
+        "last.ckpt",
+        "last.ckpt.json",
+    }
     tested = "examples right" in capsys.readouterr().out
     assert tested == ("test_after_fit: true" in config.read_text() or "configs/digits.yaml" in sys.argv)
     stops_early = any(type(callback).__name__ == "EarlyStopping" for callback in cli.trainer.callbacks)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from lightning_rules import ExactResume, GradientClipping, LastLayerBiasInit, MomentumSchedule, SeedEverything
+from lightning_rules.reproduce.seeded_batches import Sent
+from lightning_rules.untouched import untouched
 
 
 class Augmented(Dataset[Any]):
@@ -220,7 +223,6 @@ def test_same_bits_whatever_the_hook(
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "two workers": ({"workers": 2}, {}),
     "workers that stay": ({"workers": 2, "persistent_workers": True}, {}),
-    "spawned workers": ({"workers": 1, "multiprocessing_context": "spawn"}, {}),
     "generator of one's own": ({"generator": torch.Generator}, {}),
     "generator and workers": ({"generator": torch.Generator, "workers": 2}, {}),
     "with replacement": ({"sampler": "replacement", "shuffle": False}, {}),
@@ -246,12 +248,22 @@ def test_same_bits_whatever_the_run(unbroken_and_resumed: Callable[..., Any], ho
     module, options = CASES[case]
     if hook == "validation_end" and options.get("limit_val_batches") == 0:
         pytest.skip("There is no validation.")
-    if hook != "train_batch_end" and "multiprocessing_context" in module:
-        pytest.skip("Slow, and no other than forked workers.")
     make = functools.partial(Classifier, **module)
     unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 15, make, **options)
     assert rest == whole[len(whole) - len(rest) :]
     assert differences(unbroken, resumed) == []
+
+
+def test_indices_bring_their_random_numbers_along() -> None:
+    """What a worker does when it receives them, forked or spawned."""
+    sent = pickle.dumps(Sent([3, 1], seed=7, number=2))
+    drawn = []
+    for _ in range(2):
+        with untouched():
+            assert pickle.loads(sent) == [3, 1]
+            drawn.append([torch.rand(1).item(), float(np.random.rand()), random.random()])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 3
 
 
 def run_of_all_rules() -> list[Any]:

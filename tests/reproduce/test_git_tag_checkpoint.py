@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_rules import GitTagCheckpoint, Severity
 from lightning_rules.reproduce import proven_checkpoint, run_files
@@ -395,6 +396,23 @@ def test_last_is_the_newest_by_its_step_whatever_the_clock_says(train: Train, ke
     newest = next(name for name in ("last", "last-v1") if beside(name)["step"] == 6)
     os.utime(f"kept/{newest}.ckpt", (0, 0))
     assert keep()._find_last_checkpoints(trainer) == {os.path.realpath(f"kept/{newest}.ckpt")}
+
+
+def test_last_is_found_among_the_versions_of_a_logger(tmp_path: Path) -> None:
+    """Each start of a program gets a folder of its own; Lightning alone finds nothing there and begins anew."""
+
+    def start(epochs: int, ckpt_path: str | None = None) -> L.Trainer:
+        keep = GitTagCheckpoint(save_last=True, policy="none")
+        logger = CSVLogger(str(tmp_path), name="digits")
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = L.Trainer(max_epochs=epochs, limit_train_batches=2, logger=logger, callbacks=[keep], **quiet)
+        trainer.fit(DemoClassifier(), ckpt_path=ckpt_path)
+        return trainer
+
+    first, second = start(1), start(2, "last")
+    assert first.log_dir != second.log_dir
+    assert second.ckpt_path == str(Path(str(first.log_dir), "checkpoints", "last.ckpt"))
+    assert second.global_step == 4
 
 
 def damage(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -63,7 +64,7 @@ class ExactResume(Rule):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[ExactResume()], logger=False)
 
-    Source: Huyen (2022), "Designing Machine Learning Systems", chapter 6, "Experiment Tracking and Versioning".
+    Source: Hui (2018), "How to start a deep learning project", on checkpoints: "save regularly, resume".
 
     Args:
         on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
@@ -73,7 +74,7 @@ class ExactResume(Rule):
     """
 
     name = NAME
-    source = 'Huyen (2022), "Designing Machine Learning Systems", chapter 6, "Experiment Tracking and Versioning"'
+    source = 'Hui (2018), "How to start a deep learning project", on checkpoints: "save regularly, resume"'
     kind = "enforce"
 
     def __init__(self, on_error: Literal["warn", "raise"] = "warn") -> None:
@@ -178,7 +179,8 @@ class ExactResume(Rule):
         self._validated = True
 
     def _measure(self, trainer: Any) -> Resumption:
-        return Resumption(obstacles_of(trainer), self._resumed, self._inexact)
+        path = os.path.relpath(trainer.ckpt_path) if os.path.exists(trainer.ckpt_path or "") else trainer.ckpt_path
+        return Resumption(obstacles_of(trainer), self._resumed, str(path), self._inexact)
 
     def _fits(self, trainer: Any) -> bool:
         assert self._pending is not None

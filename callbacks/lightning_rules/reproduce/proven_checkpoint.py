@@ -16,8 +16,8 @@ from lightning_rules.reproduce.proven_save import is_remote, save_proven
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
 else:
-    # One class for the Trainers of both namespaces.
-    ModelCheckpoint = type("ModelCheckpoint", checkpoint_bases(), {})
+    # One class for the Trainers of both namespaces; its name is not that of Lightning's, which command lines look up.
+    ModelCheckpoint = type("ModelCheckpointOfBoth", checkpoint_bases(), {})
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,15 @@ class ProvenCheckpoint(ModelCheckpoint):
             self._remove_replaced(trainer)
 
     def _find_last_checkpoints(self, trainer: Any) -> set[str]:
-        """For ``ckpt_path="last"``: the one that is newest by its record, and whole; else the newest of the best."""
+        """For ``ckpt_path="last"``: the one that is newest by its record, and whole; else the newest of the best.
+
+        A logger gives each start a new folder ("version_1"), in which Lightning finds nothing; then those beside it
+        are looked through.
+        """
         found = {str(path) for path in ModelCheckpoint._find_last_checkpoints(self, trainer)}
+        if not found and self.dirpath is None and trainer.loggers:
+            folder = self._ModelCheckpoint__resolve_ckpt_dir(trainer)  # type: ignore[attr-defined]
+            found = run_files.last_of_other_versions(str(folder), self.CHECKPOINT_NAME_LAST, self.FILE_EXTENSION)
         local = {path for path in found if not is_remote(path)}
         newest = run_files.newest(local)
         if newest is None and local and not self.save_weights_only:

@@ -24,11 +24,13 @@ class Resumption:
     Attributes:
         obstacles: Why a resume of this run could not be exact, as ends of sentences.
         resumed: Where the run goes on: optimiser steps and batches of the epoch; None in a fresh run.
+        checkpoint: The path that it goes on from.
         inexact: Why this resume is not exact; empty where it is.
     """
 
     obstacles: list[str] = field(default_factory=list)
     resumed: tuple[int, int] | None = None
+    checkpoint: str = ""
     inexact: str = ""
 
 
@@ -62,13 +64,20 @@ def judge(ranks: Sequence[Resumption]) -> list[Finding]:
     inexact = next((rank.inexact for rank in ranks if rank.inexact), "")
     findings = []
     if inexact:
-        message = f"This run was resumed, but not to the same bits: {inexact}."
+        message = f"This run was resumed from {ranks[0].checkpoint}, but not to the same bits: {inexact}."
         advice = "Its weights will be as good, but not the same; resume with the same ranks, data and rules."
         findings.append(Finding(NAME, Severity.WARNING, message, advice))
     elif ranks[0].resumed is not None:
         step, batch = ranks[0].resumed
         evidence = {"step": step, "batches": batch, "ranks": len(ranks)}
-        findings.append(Finding(NAME, Severity.INFO, f"Went on after step {step}, exactly.", evidence=evidence))
+        findings.append(
+            Finding(
+                NAME,
+                Severity.INFO,
+                f"Went on after step {step}, exactly, from {ranks[0].checkpoint}.",
+                evidence=evidence,
+            )
+        )
     if obstacles:
         message = f"If this run is killed, a resume cannot give the same bits: {'; '.join(obstacles)}."
         findings.append(Finding(NAME, Severity.INFO, message, "What can be restored will be."))

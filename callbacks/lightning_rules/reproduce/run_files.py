@@ -154,3 +154,17 @@ def at_home(path: str, folder: str) -> str | None:
         return path
     moved = os.path.join(folder, os.path.basename(path))
     return next((place for place in (path, moved) if place and os.path.exists(place)), None)
+
+
+def last_of_other_versions(folder: str, name: str, extension: str) -> set[str]:
+    """The last checkpoints of a logger's other versions, local ones: ``<logs>/<version>/checkpoints/last*.ckpt``.
+
+    Args:
+        folder: The folder of this version's checkpoints.
+        name: How their names begin.
+        extension: How they end.
+    """
+    if is_remote(folder):
+        return set()
+    logs = Path(folder).parent.parent
+    return {str(path) for path in logs.glob(f"*/{Path(folder).name}/{name}*{extension}")}
