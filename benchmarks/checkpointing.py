@@ -10,7 +10,6 @@ surviving a power cut takes.
 There is no git repository in the folder: what a tag costs is in benchmarks/git_tagging.py.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from results import origin, quietly, record
+from results import command_line, origin, quietly
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -124,21 +123,8 @@ def report(rounds: int) -> str:
     ]
     for millions in MILLIONS:
         lines += rows(millions, rounds)
-    # What a resume costs, and what ExactResume adds to a save, goes into tables of their own below this one.
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Read the options, measure, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6, help="turns that count (default: 6)")
-    parser.add_argument("--record", action="store_true", help="write the table to benchmarks/RESULTS.md")
-    options = parser.parse_args()
-    text = report(options.rounds)
-    print(text)
-    if options.record:
-        record(HEADING, text)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, HEADING, report, rounds=6)

@@ -8,7 +8,6 @@ hits all of them; the median of `--rounds` turns counts. CPU seconds (user + sys
 wall-clock seconds on a machine that is doing other things.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from results import origin, record
+from results import command_line, origin
 
 HEADING = "Import time"
 BASE = "import lightning"
@@ -83,17 +82,5 @@ def report(rounds: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Read the options, measure, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns that count (default: 5)")
-    parser.add_argument("--record", action="store_true", help="write the table to benchmarks/RESULTS.md")
-    options = parser.parse_args()
-    text = report(options.rounds)
-    print(text)
-    if options.record:
-        record(HEADING, text)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, HEADING, report, rounds=5)

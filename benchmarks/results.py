@@ -1,5 +1,6 @@
 """What the benchmarks share: the line that says where figures come from, and the file that keeps them."""
 
+import argparse
 import contextlib
 import datetime
 import logging
@@ -8,7 +9,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def quietly() -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), warnings.catch_warnings(action="ignore"):
         yield
+
+
+def command_line(document: str | None, heading: str, report: Callable[[int], str], rounds: int) -> None:
+    """The command line of a script: read the options, measure in so many rounds, print, and record if asked to."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"turns that count (default: {rounds})")
+    parser.add_argument("--record", action="store_true", help="write the table to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    text = report(options.rounds)
+    print(text)
+    if options.record:
+        record(heading, text)
 
 
 def record(heading: str, text: str, path: Path = RESULTS) -> None:
