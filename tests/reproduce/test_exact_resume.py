@@ -530,22 +530,33 @@ def test_slurm_requeues_between_two_batches(tmp_path: Path, monkeypatch: pytest.
     assert differences(first.lightning_module.state_dict(), second.lightning_module.state_dict()) == []
 
 
-def test_sigterm_saves_and_ends_with_a_status_of_its_own(tmp_path: Path) -> None:
-    class Terminated(Classifier):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            if self.global_step == 14:
-                signal.raise_signal(signal.SIGTERM)
-            return super().training_step(batch, batch_idx)
+class ToldInABatch(Classifier):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step == 14:
+            signal.raise_signal(signal.SIGTERM)
 
-    whole, told, rest = Classifier(), Terminated(), Classifier()
+
+class ToldAtTheEndOfAnEpoch(Classifier):
+    def on_train_epoch_end(self) -> None:
+        if self.current_epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("make", [ToldInABatch, ToldAtTheEndOfAnEpoch])
+def test_sigterm_saves_and_ends_with_a_status_of_its_own(tmp_path: Path, make: Any) -> None:
     L.seed_everything(1, verbose=False)
-    fit(whole, [ExactResume()])
+    whole = Classifier()
+    first = fit(whole, [ExactResume()])
     L.seed_everything(1, verbose=False)
+    told, rest = make(), Classifier()
     keeper = ModelCheckpoint(tmp_path, save_top_k=0)
+    L.seed_everything(1, verbose=False)
+    told.load_state_dict(Classifier().state_dict())
     with pytest.raises(SystemExit) as ended:
         fit(told, [ExactResume(), keeper])
     assert ended.value.code == 75
     assert not keeper.save_last
-    fit(rest, [ExactResume()], Path(keeper.last_model_path))
+    second = fit(rest, [ExactResume()], Path(keeper.last_model_path))
     assert told.seen + rest.seen == whole.seen
+    assert differences(first.lightning_module.state_dict(), second.lightning_module.state_dict()) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -152,6 +152,8 @@ class ExactResume(Rule):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take this rank's state, and let Lightning's loops stand between two batches."""
+        if trainer.state.fn.value != "fit":
+            return
         state = checkpoint.get(KEY)
         self._resumed = (int(checkpoint.get("global_step", 0)), 0)
         self._inexact = unfit(state, trainer)

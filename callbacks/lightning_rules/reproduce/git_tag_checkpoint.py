@@ -14,8 +14,8 @@ from lightning_rules.reproduce import checkpoint_tags, kept_files, run_files
 from lightning_rules.reproduce.code_state import commit_of, continued, described, judge_code
 from lightning_rules.reproduce.free_space import check_room
 from lightning_rules.reproduce.proven_checkpoint import ProvenCheckpoint, Saved
-from lightning_rules.reproduce.proven_save import writes_its_own_files
 from lightning_rules.rule import Rule
+from lightning_rules.shards import shards
 
 NAME = "git-tag-checkpoint"
 
@@ -255,7 +255,7 @@ class GitTagCheckpoint(Rule, ProvenCheckpoint):
 
 def _odd(keep: GitTagCheckpoint, trainer: Any) -> list[Finding]:
     found = []
-    if writes_its_own_files(trainer):
+    if shards(trainer):
         strategy = type(trainer.strategy).__name__
         message = f"{strategy} shards the state and writes it by itself; the files are then hashed."
         found.append(Finding(NAME, Severity.INFO, message))

@@ -13,7 +13,7 @@ import torch
 
 from lightning_rules.ranks import gather, on_rank_zero, raise_together
 from lightning_rules.reproduce.checkpoint_file import SavedFile, write_checkpoint
-from lightning_rules.shards import SHARDING
+from lightning_rules.shards import shards
 
 # Those that write one file on rank 0 with torch.save: we write it instead. The asynchronous one returns before it is.
 OURS = ("TorchCheckpointIO", "AsyncCheckpointIO")
@@ -22,11 +22,6 @@ OURS = ("TorchCheckpointIO", "AsyncCheckpointIO")
 def is_remote(path: str) -> bool:
     """Whether a path is an address for fsspec ("s3://...") and not a file of this machine."""
     return "://" in str(path)
-
-
-def writes_its_own_files(trainer: Any) -> bool:
-    """Whether the strategy spreads the state over the ranks, so that only it can write it."""
-    return any(name in type(trainer.strategy).__name__ for name in SHARDING)
 
 
 def save_proven(
@@ -58,7 +53,7 @@ def save_proven(
         RuntimeError: The state cannot be dumped, pickled or loaded again; one sentence, on all ranks.
     """
     path = os.fspath(path)
-    if writes_its_own_files(trainer):
+    if shards(trainer):
         trainer.save_checkpoint(path, weights_only)
         return on_rank_zero(trainer, lambda: _read_back(path))
     with trainer.profiler.profile("save_checkpoint"):

@@ -25,11 +25,11 @@ def gather_ranks(trainer: Any, batches: list[SeededBatches]) -> list[RankState]:
     """
     module = trainer.lightning_module
     own = _own_state(trainer, batches)
+    if trainer.world_size == 1:
+        return [own]
     digests = {name: _digest(buffer) for name, buffer in _buffers(module)}
     first = gather(trainer, digests)[0]
     own["buffers"] = {name: buffer.cpu() for name, buffer in _buffers(module) if digests[name] != first.get(name)}
-    if trainer.world_size == 1:
-        return [own]
     return _send_to_first(trainer, own)
 
 
@@ -59,6 +59,7 @@ def _own_state(trainer: Any, batches: list[SeededBatches]) -> RankState:
         "stateful": [one.state_dict() for one in trainer.fit_loop._combined_loader.flattened if is_stateful(one)],
         "reloads": loop_position.reloads(trainer),
         "gradients": gradients,
+        "buffers": {},
         "metrics": metrics_state(trainer),
     }
 
