@@ -20,7 +20,15 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
-from lightning_rules import ExactResume, GradientClipping, LastLayerBiasInit, MomentumSchedule, SeedEverything
+from lightning_rules import (
+    ExactResume,
+    GradientClipping,
+    LargestBatchSize,
+    LastLayerBiasInit,
+    LRFinder,
+    MomentumSchedule,
+    SeedEverything,
+)
 from lightning_rules.reproduce.seeded_batches import Sent
 from lightning_rules.untouched import untouched
 
@@ -278,6 +286,26 @@ def with_average() -> list[Any]:
 @pytest.mark.parametrize("rules", [run_of_all_rules, with_average, lambda: just_exact()[::-1]])
 def test_same_bits_with_other_callbacks(unbroken_and_resumed: Callable[..., Any], hook: str, rules: Any) -> None:
     unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 15, rules=rules)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
+
+
+class Larger(Classifier):
+    """Long enough a run to search a learning rate for."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Augmented(480), batch_size=4, shuffle=True)
+
+
+def searching() -> list[Any]:
+    return [SeedEverything(3), LargestBatchSize(ceiling=32), LRFinder(), ExactResume()]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_same_bits_after_searches(unbroken_and_resumed: Callable[..., Any], hook: str) -> None:
+    """Trials draw from the loaders, and the loader that they end with is another."""
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 17, Larger, searching)
+    assert len(whole) == 45
     assert rest == whole[len(whole) - len(rest) :]
     assert differences(unbroken, resumed) == []
 

@@ -45,12 +45,12 @@ def resize_as_they_come(trainer: Any, batch_size: int, undo: ExitStack) -> None:
     strategy = trainer.strategy
     process = strategy.process_dataloader
 
-    def process_and_resize(loader: Any) -> Any:
-        loader = process(loader)
+    def resize_and_process(loader: Any) -> Any:
         fits = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
-        return resized(loader, batch_size) if trainer.training and fits else loader
+        # first, for rules that follow a loader through the run follow the object that comes out last
+        return process(resized(loader, batch_size) if trainer.training and fits else loader)
 
-    strategy.process_dataloader = process_and_resize
+    strategy.process_dataloader = resize_and_process
     undo.callback(vars(strategy).pop, "process_dataloader", None)
 
 

@@ -60,7 +60,7 @@ class SeededBatches:
         self.inner: Any = getattr(loader, self.name)
         self.place: Place | None = None
         self.idle = False
-        self._class = type(loader)
+        self._class = _plain(type(loader))
 
     def attach(self) -> None:
         """See to it that the loader's iterators take their indices from here."""
@@ -124,6 +124,11 @@ class SeededBatches:
         return generators_of(self.loader.generator, self.inner, *read_here)
 
 
+def _plain(kind: type) -> type:
+    """A loader's class before it was numbered: copies of a loader come numbered."""
+    return kind.__bases__[0] if "_is_numbered" in vars(kind) else kind
+
+
 @cache
 def _numbered(kind: type) -> type:
     """A loader's class, whose iterators take their indices from SeededBatches."""
@@ -133,7 +138,7 @@ def _numbered(kind: type) -> type:
             return kind._get_iterator(loader)  # type: ignore[attr-defined]
 
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind,), {**names, "_get_iterator": _get_iterator})
+    return type(kind.__name__, (kind,), {**names, "_is_numbered": True, "_get_iterator": _get_iterator})
 
 
 class Pass:
@@ -142,7 +147,7 @@ class Pass:
     def __init__(self, batches: SeededBatches, place: Place | None, idle: bool) -> None:
         self.batches = batches
         self.idle = idle
-        self.seed = place["seed"] if place else _draw(batches.loader.generator)
+        self.seed = place["seed"] if place else _draw()
         self.start: list[Tensor | str] = []
         self.number = 0
         self._stream = Stream(self.seed)
@@ -222,8 +227,8 @@ def is_stateful(loader: Any) -> bool:
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def _draw(generator: torch.Generator | None) -> int:
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+def _draw() -> int:
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def _draws_at_once(sampler: Any) -> bool:
