@@ -65,7 +65,7 @@ class SeededBatches:
     def attach(self) -> None:
         """See to it that the loader's iterators take their indices from here."""
         vars(self.loader)["_seeded_batches"] = self
-        self.loader.__class__ = _numbered(self._class)  # type: ignore[arg-type]
+        self.loader.__class__ = _numbered(self._class)
 
     def detach(self) -> None:
         """Give the loader back as it was."""
