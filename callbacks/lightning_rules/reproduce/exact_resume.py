@@ -57,8 +57,8 @@ class ExactResume(Rule):
     Under DDP: Each rank restores its own state. Rank 0 receives the states one after the other; large are only
         gradients in flight. The agreement on signals takes the place of Lightning's, one small exchange a batch.
 
-    Cost: Nothing between saves but two integers a batch; 20 kB a rank in a checkpoint (benchmarks/RESULTS.md). A resume lists the sampler
-        up to its place and reads no data twice.
+    Cost: Nothing between saves but two integers a batch; 20 kB a rank in a checkpoint. A resume lists the sampler
+        up to its place and reads no data twice. Measured in benchmarks/RESULTS.md.
 
     Example:
         >>> from lightning.pytorch import Trainer
