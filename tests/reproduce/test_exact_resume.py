@@ -477,6 +477,15 @@ def test_says_at_the_start_what_cannot_be_exact(make: Any, said: str) -> None:
     assert said in message
 
 
+def test_a_loader_that_is_handed_out_again_each_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    whole, rest = (From(DataLoader(Augmented(), batch_size=4, shuffle=True)) for _ in range(2))
+    fit(whole, [ExactResume(), SaveIn("train_batch_end", 15, path)], reload_dataloaders_every_n_epochs=1)
+    trainer = fit(rest, [ExactResume()], path, reload_dataloaders_every_n_epochs=1)
+    assert rest.seen == whole.seen[15:]
+    assert not any(message.startswith("warning") for message in findings_of(trainer))
+
+
 def test_a_generator_that_the_data_set_owns_is_restored_where_the_main_process_reads(tmp_path: Path) -> None:
     path = tmp_path / "saved.ckpt"
     whole, rest = (From(DataLoader(Drawing(), batch_size=4, shuffle=True)) for _ in range(2))

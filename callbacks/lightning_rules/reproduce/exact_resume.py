@@ -110,7 +110,7 @@ class ExactResume(Rule):
                 batches = SeededBatches(loader)
                 batches.idle = self._pending is not None
                 batches.attach()
-                self._batches.append(batches)
+                self._batches = [one for one in self._batches if one.loader is not loader] + [batches]
             return loader
 
         strategy.process_dataloader = process_and_number
