@@ -62,7 +62,7 @@ def compare_all(
         others |= {name: (kitchen.said[name], 1) for name in soups}
     if files.own and _averages(trainer):
         others["averaged weights"] = (_ask_as_it_is(owner, evaluated, reading), 1)
-    return compare(files.paths, members, others, weights, reading, criterion), soups
+    return compare(files.names, members, others, weights, reading, criterion), soups
 
 
 def _ask(module: Any, evaluated: Mapping[str, Evaluation], reading: Reading) -> Splits:

@@ -190,15 +190,16 @@ class Ensemble(Rule):
     def _files(self, trainer: Any, pl_module: Any) -> MemberFiles:
         if trainer.fast_dev_run:
             raise NotApplicable("fast_dev_run saves no checkpoints.")
+        if isinstance(self.members, list):
+            return MemberFiles(self.members, pl_module, own=False)
         paths = self._paths(trainer)
         absent = [path for of_rank in gather(trainer, [p for p in paths if not Path(p).is_file()]) for path in of_rank]
         if absent:
             raise NotApplicable(f"{absent[0]} is not there, or not on a disk that all ranks see.")
-        return MemberFiles(paths, pl_module, own=not isinstance(self.members, list))
+        return MemberFiles(paths, pl_module, own=True)
 
     def _paths(self, trainer: Any) -> list[str]:
-        if isinstance(self.members, list):
-            return self.members
+        """The checkpoints of this run."""
         if self.members == "snapshots":
             if len(self._taken) < 2:
                 raise NotApplicable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,5 +102,6 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]
         reason = error.strerror or str(error)
         raise OSError(f"{path} was not written ({reason}): name another folder, or make room there.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return path

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_rules.combine.stored_module import build, description, load_module, named_class, read_checkpoint
+from lightning_rules.repository.kept_runs import checkpoint_file
 
 T = TypeVar("T")
 # What a data module tells of classes and inputs, in its part of a checkpoint.
@@ -37,7 +38,7 @@ class Member:
 
 
 def member(source: Any, place: int, module_class: type | None = None) -> Member:
-    """A member from a module, from the path of its checkpoint, or from a description out of a saved ensemble.
+    """A member from a module, a checkpoint (its path, tag or run), or a description out of a saved ensemble.
 
     Args:
         source: One of these.
@@ -53,8 +54,9 @@ def member(source: Any, place: int, module_class: type | None = None) -> Member:
     if isinstance(source, nn.Module):
         return Member(name, source.eval(), _classes(source), description_of(source))
     if isinstance(source, (str, os.PathLike)):
-        checkpoint = read_checkpoint(source)
-        module = outside_of_cli(lambda: load_module(source, module_class))
+        path = checkpoint_file(os.fspath(source))
+        checkpoint = read_checkpoint(path)
+        module = outside_of_cli(lambda: load_module(path, module_class))
         described = description(type(module), checkpoint)
         return Member(str(source), module, _classes(module), described, facts_of(checkpoint))
     if isinstance(source, Mapping):
@@ -138,7 +140,8 @@ def _alike(first: Any, other: Any) -> bool:
 
 def _difference(told: str, one: Member, first: Any, another: Member, other: Any) -> str:
     if told == "class_names":
-        place = next((i for i, pair in enumerate(zip(first, other, strict=False)) if pair[0] != pair[1]), len(first))
+        shared = min(len(first), len(other))
+        place = next((i for i in range(shared) if first[i] != other[i]), shared)
         numbers = f"class {place} is {_at(other, place)!r} to {another.name} and {_at(first, place)!r} to {one.name}"
         return f"Members know other classes or another order: {numbers}; train all on the same class folders."
     seen = f"{another.name} expects {told} {_short(other)}, and {one.name} {_short(first)}"

@@ -17,6 +17,7 @@ from lightning_rules.combine.member import Member, check_members, facts_of, memb
 from lightning_rules.combine.reading import Reading
 from lightning_rules.combine.soup import same_architecture
 from lightning_rules.combine.stored_module import build, description, load_module, read_checkpoint
+from lightning_rules.repository.kept_runs import checkpoint_file
 from lightning_rules.untouched import untouched
 
 
@@ -24,21 +25,23 @@ class MemberFiles:
     """Checkpoints whose networks are to answer together.
 
     Args:
-        paths: Their paths, at least two.
+        names: Their paths, or git tags or names of kept runs; at least two.
         owner: The module of the run. Checkpoints of this very run go into it, one after the other; others are made by
             the class they name, else by the owner's.
         own: Whether they are of this run.
 
     Raises:
         FileNotFoundError: One is not there.
-        ValueError: One is damaged, or they cannot answer together; see :func:`member.check_members`.
+        ValueError: One is damaged, or not the one that was kept; or they cannot answer together; see
+            :func:`member.check_members`.
     """
 
-    def __init__(self, paths: Sequence[str | Path], owner: Any, own: bool) -> None:
-        self.paths = [str(path) for path in paths]
+    def __init__(self, names: Sequence[str], owner: Any, own: bool) -> None:
+        self.names = list(names)
+        self.paths = [str(checkpoint_file(name)) for name in names]
         self.owner = owner
         self.own = own
-        known = [self._known(path, place) for place, path in enumerate(self.paths)]
+        known = [replace(self._known(path, place), name=names[place]) for place, path in enumerate(self.paths)]
         self.facts = check_members(known)
         self.descriptions = [one.description for one in known]
 
