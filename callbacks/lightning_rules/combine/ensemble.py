@@ -40,7 +40,7 @@ class Ensemble(Rule):
 
         Where the members come from: "top-k" are the best checkpoints that the run's checkpoint callback keeps.
         "snapshots" are taken at the ends of cycles of the learning rate: of the module's own schedule, or of cosines
-        that ``cycles`` sets. A list names checkpoints of any runs; then it also acts at the end of ``validate``.
+        that ``cycles`` sets (Huang et al. 2017). A list names checkpoints of any runs; then it also acts at the end of ``validate``.
 
     Fires when: For information, with the numbers. A warning tells of members that all give the same answers, and of
         an ensemble that could not be saved because its members cannot be made again.
@@ -59,8 +59,7 @@ class Ensemble(Rule):
         >>> keep = ModelCheckpoint(monitor="val/loss", save_top_k=5)
         >>> trainer = Trainer(callbacks=[keep, Ensemble("top-k", weighting="greedy")], logger=False)
 
-    Source: Goodfellow et al. (2016), section 7.11; Karpathy (2019), "squeeze out the juice"; Huang et al. (2017) on
-        snapshots; Caruana et al. (2004) on greedy selection; Wortsman et al. (2022) on soups
+    Source: Goodfellow et al. (2016), section 7.11; Karpathy (2019), "squeeze out the juice"
 
     Args:
         members: "top-k", "snapshots", or paths of checkpoints and git tags of kept runs.
@@ -80,7 +79,7 @@ class Ensemble(Rule):
     """
 
     name = NAME
-    source = "Goodfellow et al. (2016), section 7.11; Karpathy (2019); Huang et al. (2017)"
+    source = 'Goodfellow et al. (2016), section 7.11; Karpathy (2019), "squeeze out the juice"'
     kind = "enforce"
 
     def __init__(
@@ -181,7 +180,11 @@ class Ensemble(Rule):
             said.append(ranks[0])
             return list(judged(*ranks[0], folder))
 
-        self.observe(trainer, measure, judge)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # validation runs in inference mode, whose tensors learn nothing
+            self.observe(trainer, measure, judge)
         if said:
             self.comparison = said[0][0]
             if trainer.is_global_zero:
