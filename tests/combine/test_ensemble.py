@@ -59,7 +59,7 @@ def test_the_best_checkpoints_of_a_run(classifier: Any, data: Any, trainer: Any,
     assert comparison.row("single best").losses["val"] == pytest.approx(min(singles), rel=0.1)  # of batches, there
     written = json.loads(Path("run/ensemble/comparison.json").read_text())
     assert written["winner"] == comparison.winner
-    assert "3 models together, 41 test answers" in capsys.readouterr().out
+    assert "3 models together, 41 test answers, in %" in capsys.readouterr().out
     assert "The ensemble of 3 has test accuracy" in messages(rule)
 
 

@@ -34,7 +34,7 @@ def comparison_table(comparison: Comparison, split: str) -> Table:
     examples = comparison.rows[0].scores[split].examples
     count = len(comparison.members)
     table = Table(
-        title=f"{count} models together, {examples} {SPLITS[split]} answers",
+        title=f"{count} models together, {examples} {SPLITS[split]} answers{'' if regression else ', in %'}",
         caption=f"disagreement between members {comparison.differ[split]:.3g}; gains are over the single best, ± half "
         f"the 95% interval; kept: {comparison.winner} (best validation {comparison.criterion})",
         title_justify="left",
@@ -72,8 +72,8 @@ def _cells(row: Row, split: str, regression: bool) -> tuple[str, ...]:
 
 def _number(value: float, regression: bool, sign: bool = False) -> str:
     plus = "+" if sign else ""
-    return f"{value:{plus}.4g}" if regression else f"{100 * value:{plus}.1f}%"
+    return f"{value:{plus}.4g}" if regression else f"{100 * value:{plus}.1f}"
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:.3f}"
