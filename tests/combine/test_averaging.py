@@ -78,3 +78,9 @@ def test_greedy_selection_may_keep_one() -> None:
     targets = torch.randn(30, 1)
     values = torch.stack([targets, targets + 1, targets + 2])
     assert greedy_weights(values, targets, "regression").tolist() == [1, 0, 0]
+
+
+def test_the_best_of_all_rounds_counts() -> None:
+    targets = torch.randn(30, 1)
+    values = torch.stack([targets - 1, targets + 1])
+    assert greedy_weights(values, targets, "regression", rounds=3).tolist() == [0.5, 0.5]  # and not 2 to 1
