@@ -5,6 +5,10 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 """
 
 from lightning_rules.check import Report, check
+from lightning_rules.combine.ensemble import Ensemble
+from lightning_rules.combine.ensemble_file import save_ensemble
+from lightning_rules.combine.ensemble_module import EnsembleModule
+from lightning_rules.combine.moving_average import MovingAverage
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
@@ -27,6 +31,8 @@ from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "Ensemble",
+    "EnsembleModule",
     "ExactResume",
     "Finding",
     "FreezeBySize",
@@ -38,6 +44,7 @@ __all__ = [
     "LossAtInit",
     "MaxNorm",
     "MomentumSchedule",
+    "MovingAverage",
     "RecurrentInit",
     "Report",
     "Rule",
@@ -48,4 +55,5 @@ __all__ = [
     "export_weights",
     "recommended",
     "restore",
+    "save_ensemble",
 ]

@@ -1,4 +1,4 @@
-"""LightningModules out of checkpoints: read safely, built by the class that the file names, with the weights it holds."""
+"""LightningModules out of checkpoints: read safely, made by the class that is named, with the weights in the file."""
 
 from __future__ import annotations
 
