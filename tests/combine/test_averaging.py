@@ -84,3 +84,9 @@ def test_the_best_of_all_rounds_counts() -> None:
     targets = torch.randn(30, 1)
     values = torch.stack([targets - 1, targets + 1])
     assert greedy_weights(values, targets, "regression", rounds=3).tolist() == [0.5, 0.5]  # and not 2 to 1
+
+
+def test_a_network_that_adds_nothing_does_not_run() -> None:
+    targets = torch.randn(30, 1)
+    values = torch.stack([targets, targets + 5])
+    assert fitted_weights(values, targets, "regression").tolist() == [1, 0]

@@ -33,6 +33,8 @@ def test_calibration_of_one_who_is_always_sure() -> None:
     assert scores(answer, torch.tensor([0] * 6 + [1] * 4), "multiclass").ece == pytest.approx(0.4)
     yes = Answer(torch.full((10, 1), 50.0))
     assert scores(yes, torch.tensor([1.0] * 6 + [0.0] * 4)[:, None], "multilabel").ece == pytest.approx(0.4)
+    no = Answer(torch.full((10, 1), -50.0))
+    assert scores(no, torch.tensor([0.0] * 6 + [1.0] * 4)[:, None], "multilabel").ece == pytest.approx(0.4)
 
 
 def test_regression_with_right_and_wrong_variances() -> None:
