@@ -4,12 +4,12 @@
     python benchmarks/ensemble_gain.py --record    also write them to benchmarks/RESULTS.md
 
 Three tasks: digits (a small convolutional network), breast cancer (a perceptron), and digits as PNG files in folders
-(timm's test_resnet); a fifth of the examples to train on, for where there is no error there is no gain.
-A round is another split of the data and other seeds. In each, five members by each way, every
-member the checkpoint with the least validation loss of its fit; "top-5" are the five best of one fit, "snapshots" five
-cosine cycles in the time of one fit and, as the paper has it, of five. Gains are on the test set, over the member that
-validation says is best and over the mean of the members, in points of accuracy and in nats, as means over rounds with
-the 95% interval of Student's t. The student has the network of a member; it learns from the ensemble of seeds.
+(timm's test_resnet); a fifth of the examples to train on, for where there is no error there is no gain. A round is
+another split of the data and other seeds. In each, five members by each way, every member the checkpoint with the least
+validation loss of its fit; "top-5" are the five best of one fit, "snapshots" five cosine cycles in the time of one fit
+and, as the paper has it, of five. Gains are on the test set, over the member that validation says is best and over the
+mean of the members, in points of accuracy and in nats, as means over rounds with the 95% interval of Student's t.
+The student has the network of a member; it learns from the ensemble of seeds.
 """
 
 import statistics
@@ -121,7 +121,7 @@ def breast_cancer(split_seed: int) -> Examples:
 
 def folder_of_digits(split_seed: int) -> ImageFolderDataModule:
     """Digits as PNG files, one folder a class."""
-    bunch, root = load_digits(), Path(f"digits-{split_seed}").absolute()
+    bunch, root = load_digits(), Path(f"png-{split_seed}").absolute()
     if not root.exists():
         parts = stratified_split(bunch.target, {"val": VALIDATED, "test": TESTED}, split_seed)
         for split, part in parts.items():
@@ -273,7 +273,7 @@ def report(rounds: int) -> str:
     for name, by_way in gains.items():
         lines += [
             f"\n**{name}** ({seconds[name] / rounds:.0f} s a round)\n",
-            "| way | test accuracy | gain over the single best | over the mean of singles | NLL | ECE | fits | networks |",
+            "| way | test accuracy | gain over the best | over the mean | NLL | ECE | fits | networks |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for way, numbers in by_way.items():

@@ -181,3 +181,39 @@ def test_members_made_within_lightning_cli_keep_their_own_hyperparameters(member
         ensemble = EnsembleModule(paths, "multiclass", module_class=classifier)
     assert [member.hparams["width"] for member in ensemble.members] == [5, 9]
     assert isinstance(ensemble, L.LightningModule)
+
+
+def test_members_that_stay_on_the_host(members: Any, classifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, x = members(5, 9), torch.randn(6, 4)
+    expected = EnsembleModule(paths, "multiclass", module_class=classifier)(x)
+    streamed = EnsembleModule(paths, "multiclass", module_class=classifier, stream=True).double()
+    assert next(streamed.members.parameters()).dtype == torch.float32  # they were not moved
+    assert streamed.weights.dtype == torch.float64
+    torch.testing.assert_close(streamed(x).float(), expected)
+    asked = []
+    monkeypatch.setattr(
+        "lightning_rules.combine.ensemble_module.fits", lambda size, device: asked.append(size) or False
+    )
+    too_large = EnsembleModule(paths, "multiclass", module_class=classifier).to("meta")
+    assert next(too_large.members.parameters()).device.type == "cpu"
+    assert asked == [sum(p.numel() for p in too_large.members.parameters()) * 4]
+
+
+def test_members_on_several_devices(members: Any, classifier: Any) -> None:
+    paths, x = members(5, 9), torch.randn(6, 4)
+    spread = EnsembleModule(paths, "multiclass", module_class=classifier, devices=["cpu", "cpu"]).double()
+    expected = EnsembleModule(paths, "multiclass", module_class=classifier)(x)
+    torch.testing.assert_close(spread(x).float(), expected)
+    assert spread.calls.placement == [torch.device("cpu")] * 2
+    assert next(spread.members.parameters()).dtype == torch.float32  # each is where `devices` has put it
+
+
+def test_copies_work_apart(members: Any, classifier: Any) -> None:
+    ensemble, x = EnsembleModule(members(5, 5), "multiclass", module_class=classifier), torch.randn(6, 4)
+    with torch.no_grad():
+        before = ensemble(x)
+        other = copy.deepcopy(ensemble)
+        for parameter in other.parameters():
+            nn.init.zeros_(parameter)
+        torch.testing.assert_close(ensemble(x), before)
+        assert other(x).exp().allclose(torch.full((6, 3), 1 / 3))

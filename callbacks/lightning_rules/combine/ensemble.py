@@ -40,7 +40,8 @@ class Ensemble(Rule):
 
         Where the members come from: "top-k" are the best checkpoints that the run's checkpoint callback keeps.
         "snapshots" are taken at the ends of cycles of the learning rate: of the module's own schedule, or of cosines
-        that ``cycles`` sets (Huang et al. 2017). A list names checkpoints of any runs; then it also acts at the end of ``validate``.
+        that ``cycles`` sets (Huang et al. 2017). A list names checkpoints of any runs; then it also acts at the end of
+        ``validate``.
 
     Fires when: For information, with the numbers. A warning tells of members that all give the same answers, and of
         an ensemble that could not be saved because its members cannot be made again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from lightning_rules.combine.reading import (
     reading_of,
     targets_of,
 )
+from lightning_rules.combine.stacked_weights import architecture
+from lightning_rules.combine.streamed_members import StreamedMembers, fits
 
 FORMAT = 1  # of saved ensembles; a newer one is refused
 
@@ -40,7 +43,8 @@ class EnsembleModule(pl.LightningModule):
     ``variance`` [N, D], where the spread between members is part of the variance.
 
     The members stay in evaluation mode, and are not trained. They run in one vectorised call where that was measured
-    to be faster; see :class:`MemberCalls`.
+    to be faster; see :class:`MemberCalls`. Members that do not fit on the device together stay on the host, from where
+    their weights come one after the other; a file that was loaded by :func:`load_module` is read only as it is used.
 
     Args:
         members: The networks: modules, paths of checkpoints, or descriptions out of a saved ensemble. Architectures
@@ -53,6 +57,9 @@ class EnsembleModule(pl.LightningModule):
         facts: What the members' checkpoints tell of classes and inputs; the ensemble's own checkpoint tells it too.
         format: Of the saved ensemble that this one is loaded from.
         module_class: The members' class, where their checkpoints do not name it.
+        devices: Devices to spread the members over, in turns, such as ["cuda:0", "cuda:1"]; by default all are where
+            the module is.
+        stream: Whether members stay on the host; None decides by the free memory of the device.
 
     Raises:
         FileNotFoundError: A member's checkpoint is not there.
@@ -77,6 +84,8 @@ class EnsembleModule(pl.LightningModule):
         facts: Mapping[str, Any] | None = None,
         format: int = FORMAT,
         module_class: type | None = None,
+        devices: Sequence[str] | None = None,
+        stream: bool | None = None,
     ) -> None:
         super().__init__()
         if format > FORMAT:
@@ -95,7 +104,9 @@ class EnsembleModule(pl.LightningModule):
         self.average = average
         self.register_buffer("weights", _shares(weights, len(made)))
         self.scores = nn.ModuleDict()
-        self._calls: MemberCalls | None = None
+        self.devices, self.stream = devices, stream
+        self._streamed = bool(stream)
+        self._calls: MemberCalls | StreamedMembers | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> EnsembleModule:
@@ -103,11 +114,39 @@ class EnsembleModule(pl.LightningModule):
         return super().train(False)
 
     @property
-    def calls(self) -> MemberCalls:
+    def calls(self) -> MemberCalls | StreamedMembers:
         """How the members run."""
         if self._calls is None:
-            self._calls = MemberCalls(list(self.members))
+            members = list(self.members)
+            self._calls = self._streams(members) if self._streamed else MemberCalls(members, self.devices)
         return self._calls
+
+    def _streams(self, members: list[nn.Module]) -> StreamedMembers:
+        shells: dict[Any, nn.Module] = {}
+        for one in members:
+            if architecture(one) not in shells:
+                shells[architecture(one)] = copy.deepcopy(one).to(self.weights.device)
+        return StreamedMembers([shells[architecture(one)] for one in members], [one.state_dict for one in members])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> EnsembleModule:
+        """Move the module; members that are spread, or would not fit, stay where they are."""
+        self._calls = None
+        device = fn(torch.empty(0)).device
+        if self.stream is None and self.devices is None and device.type != "cpu":
+            self._streamed = not fits(_bytes_of(self.members), device)
+        if not self._streamed and self.devices is None:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return self
+        members = self._modules.pop("members")
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            self._modules["members"] = members
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled calls, which belong to these very weights."""
+        return {**self.__dict__, "_calls": None}
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """One answer to inputs, on the scale of logits; see the class."""
@@ -226,6 +265,10 @@ def read_all(returned: Any, reading: Reading, count: int) -> tuple[Tensor, Tenso
     answers = [read(torch.utils._pytree.tree_map(lambda part, i=i: part[i], returned), reading) for i in range(count)]
     variances = [answer.variances for answer in answers if answer.variances is not None]
     return torch.stack([answer.values for answer in answers]), torch.stack(variances) if variances else None
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> Tensor:
