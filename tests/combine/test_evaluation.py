@@ -11,10 +11,13 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_rules.combine.evaluation import Evaluation
+from lightning_rules.combine.evaluation import Evaluation, Rows, _joined
 from lightning_rules.combine.positions import positions
-from lightning_rules.combine.reading import Reading
+from lightning_rules.combine.reading import Answer, Reading
 from lightning_rules.rule import NotApplicable
+
+
+MULTICLASS = Reading("multiclass")
 
 
 class AtTheEnd(L.Callback):
@@ -91,3 +94,13 @@ def test_what_a_sampler_repeats_is_known() -> None:
     assert ranks == [[[0, 2], [4]], [[1, 3], [-1]]]
     assert positions(SimpleNamespace(sampler=None), 0, 3, 2) is None
     assert positions(DataLoader(dataset, 2), 1, 2, 1).tolist() == [2, 3]
+
+
+def test_what_ranks_have_seen_is_put_in_order_and_repeats_and_unknown_targets_are_left_out() -> None:
+    def rows(places: list[int], target: list[int]) -> Rows:
+        values = torch.tensor(places, dtype=torch.float32)[:, None].expand(-1, 3)
+        return Rows(torch.tensor(places), Answer(values), torch.tensor(target))
+
+    joined = _joined([rows([0, 2], [0, 2]), rows([4], [-100]), rows([1, 3], [1, 0]), rows([-1], [0])], MULTICLASS)
+    assert joined.answer.values[:, 0].tolist() == [0, 1, 2, 3]
+    assert joined.targets.tolist() == [0, 1, 2, 0]
