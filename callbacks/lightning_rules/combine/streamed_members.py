@@ -106,6 +106,6 @@ def _fill(shell: nn.Module, weights: Weights, number: int) -> None:
     except RuntimeError as error:
         reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
         raise ValueError(
-            f"The weights of member {number} are not those of {type(shell).__name__} ({reason[:200]}): give it a module "
-            "of its own architecture."
+            f"The weights of member {number} are not those of {type(shell).__name__} ({reason[:200]}): give it a "
+            "module of its own architecture."
         ) from error
