@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -61,12 +62,31 @@ def trace_member(
 
     held = dict(member.named_parameters()) | dict(member.named_buffers())
     examples = [like(held[name]) for name in names] + [like(leaves[place]) for place in places]
-    # Without oneDNN recurrent layers are taken apart into steps, which can be run for all members at once.
-    with torch.backends.mkldnn.flags(enabled=False), Stepwise():
+    with Stepwise():
         graph = traced(functionalize(forward), examples, _decompositions())
-    if any(node.target is aten.copy_.default and node.args[0].op == "placeholder" for node in graph.graph.nodes):
-        raise CannotTrace("`forward` writes into weights, buffers or inputs")
+    for node in graph.graph.nodes:
+        _check(node)
     return graph, returned[-1]
+
+
+def _check(node: fx.Node) -> None:
+    """Refuse what would not be the same at each call."""
+    if node.op == "get_attr":  # perhaps computed from these inputs, by numpy
+        raise CannotTrace("`forward` uses tensors that are neither weights nor inputs")
+    if node.op == "call_function" and _draws(node):
+        raise CannotTrace("`forward` draws random numbers")
+    if node.target is aten.copy_.default and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder":
+        raise CannotTrace("`forward` writes into weights, buffers or inputs")
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operation draws random numbers: it is marked so; attention is even where its dropout is 0."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    arguments: Any = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | node.kwargs
+    defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    return (defaults | given).get("dropout_p") != 0
 
 
 def traced(function: Callable[..., Any], examples: Sequence[Tensor], decompositions: Any = None) -> fx.GraphModule:
@@ -101,13 +121,14 @@ def _decompositions() -> Any:
 
 @contextlib.contextmanager
 def _silent_fx() -> Iterator[None]:
-    """Tracing reports failures by exceptions and in the log; the exception is enough."""
+    """Tracing reports failures by exceptions and in the log, and slow ways in warnings; the exception is enough."""
     loggers = [logging.getLogger(name) for name in ("torch.fx", "torch._subclasses", "torch._functorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

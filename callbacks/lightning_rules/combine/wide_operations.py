@@ -200,3 +200,19 @@ def _view(run: ForAll, target: Any, value: Wide, size: list[int]) -> Any:
     if value.dim == 1 and size[:1] == value.shape[:1]:
         return Wide(value.tensor.reshape([size[0], run.members, *size[1:]]), 1)
     return Wide(value.at(0).reshape([run.members, *size]), 0)
+
+
+@_rule(
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+)
+def _attention(run: ForAll, target: Any, query: Any, key: Any, value: Any, *options: Any, **named: Any) -> Any:
+    """Of [N, heads, T, D]: members are more examples."""
+    if any(isinstance(option, (Wide, Tensor)) for option in (*options, *named.values())):
+        return NotImplemented
+    wide = [each.at(0) if isinstance(each, Wide) else each.expand(run.members, *each.shape)
+            for each in (query, key, value)]  # fmt: skip
+    returned = target(*(each.flatten(0, 1) for each in wide), *options, **named)
+    attended = returned[0].reshape(run.members, -1, *returned[0].shape[1:])
+    return (Wide(attended, 0), *returned[1:])
