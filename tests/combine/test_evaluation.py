@@ -16,7 +16,6 @@ from lightning_rules.combine.positions import positions
 from lightning_rules.combine.reading import Answer, Reading
 from lightning_rules.rule import NotApplicable
 
-
 MULTICLASS = Reading("multiclass")
 
 
