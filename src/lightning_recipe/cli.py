@@ -68,6 +68,7 @@ class RecipeCLI(LightningCLI):
                 "epilog": f"{restoring.EPILOG} {ensemble.EPILOG}",
                 **{name: {"usage": _USAGE} for name in self.subcommands()},
             },
+            parser_class=checkpoint_option.Parser,
             args=args,
             run=run,
         )
@@ -123,7 +124,7 @@ class RecipeCLI(LightningCLI):
             chosen.weights_only = True  # Lightning unpickles what comes from another host without being asked
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's settings from the checkpoint, as LightningCLI does, if the file is one.
+        """Take the model and its settings from the checkpoint, as LightningCLI does, if the file is one.
 
         Raises:
             ValueError: If it is not, or if it is only to be had by unpickling, which nobody has asked for.
@@ -137,7 +138,9 @@ class RecipeCLI(LightningCLI):
                 raise ValueError(complaint) from error
 
     def before_instantiate_classes(self) -> None:
-        """Check devices and loggers as asked for, before anything is built on them."""
+        """Check that a model is named, and devices and loggers as asked for, before anything is built on them."""
+        if not self._option("model"):
+            raise ValueError("No model is named: add --model CLASS, or the --ckpt_path of a fit by this command line.")
         trainer = self._option("trainer")
         preconditions.check_devices(trainer.get("accelerator"), trainer.get("devices"))
         loggers = _as_list(trainer.get("logger"))
@@ -226,7 +229,7 @@ class RecipeCLI(LightningCLI):
 
 
 class _Settings(RecipeCLI):
-    """Settings as a subcommand would have them, checked as far as can be without building anything."""
+    """Settings as a subcommand would have them; nothing is built or run."""
 
     def _set_seed(self) -> None:
         pass
@@ -246,10 +249,6 @@ def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
 
     Args:
         arguments: The subcommand, and its options as on the command line.
-
-    Raises:
-        SystemExit: With status 2, if they do not parse.
-        MisconfigurationException: If devices or loggers asked for are not there.
     """
     with as_command(sys.argv[:1], arguments):
         cli = _Settings()

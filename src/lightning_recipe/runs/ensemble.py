@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TextIO, get_args
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     script = script_words(NAME)
     is_main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # another rank of this very command, for the comparison alone
     if is_main:
-        waiting = _waiting(members)
+        waiting = _waiting(members, sys.stderr if options.emit else sys.stdout)
         if options.emit:
             _print_commands(options.emit, waiting, script, [*script, NAME, *arguments])
             return
@@ -130,13 +130,13 @@ def _check(settings: Mapping[str, Any], how: How) -> None:
         )
 
 
-def _waiting(members: Sequence[Member]) -> list[Member]:
-    """The members yet to be trained, with their configurations written; the finished ones are looked at."""
+def _waiting(members: Sequence[Member], out: TextIO) -> list[Member]:
+    """The members yet to be trained, with their configurations written; the finished ones are looked at and told."""
     waiting = []
     for member in members:
         member.write_config()
         if member.entry.read()["status"] == "finished":
-            print(f"{member.name} is finished: {summary.shown_path(member.entry.checkpoint())}")
+            print(f"{member.name} is finished: {summary.shown_path(member.entry.checkpoint())}", file=out)
         else:
             waiting.append(member)
     return waiting

@@ -18,8 +18,8 @@ RECORD = "lightning_recipe.runs.member_record.MemberRecord"
 ENSEMBLE = "lightning_rules.Ensemble"
 # Loggers whose folder is `save_dir/name/version`.
 FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
-# What does not end a fit earlier or choose its best weights has no business when finished members are compared.
-NO_LOGGER: Settings = {"logger": False, "enable_checkpointing": False, "fast_dev_run": False, "max_time": None}
+# The comparison of finished members trains nothing, and keeps no checkpoints of its own.
+NOTHING_TRAINED: Settings = {"enable_checkpointing": False, "max_time": None}
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ def comparison_settings(settings: Settings, folder: Path, checkpoints: Sequence[
     changed = copy.deepcopy(settings)
     members = [str(path) for path in checkpoints]
     callback = {"class_path": ENSEMBLE, "init_args": {"members": members, **ensemble, "on_error": "raise"}}
-    trainer = {**changed["trainer"], **NO_LOGGER, "default_root_dir": str(folder), "callbacks": [callback]}
+    place = {"save_dir": str(folder), "name": "comparison"}
+    log = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": place}
+    trainer = {**changed["trainer"], **NOTHING_TRAINED, "logger": log, "callbacks": [callback]}
     model_and_data: Settings = {name: changed[name] for name in ("seed_everything", "model", "data") if name in changed}
     return {**model_and_data, "trainer": trainer, "rules": "none", "verbose": False}
 
