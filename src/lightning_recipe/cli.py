@@ -140,7 +140,9 @@ class RecipeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check that a model is named, and devices and loggers as asked for, before anything is built on them."""
         if not self._option("model"):
-            raise ValueError("No model is named: add --model CLASS, or the --ckpt_path of a fit by this command line.")
+            raise ValueError(
+                "No model is named: add --model CLASS, or the --ckpt_path of one that saves its hyperparameters."
+            )
         trainer = self._option("trainer")
         preconditions.check_devices(trainer.get("accelerator"), trainer.get("devices"))
         loggers = _as_list(trainer.get("logger"))

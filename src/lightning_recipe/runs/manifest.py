@@ -61,6 +61,11 @@ class Entry:
         with whole_file(self.path) as file:
             json.dump(record, file, indent=1)
 
+    def forget(self) -> None:
+        """Remove the record of an attempt that has failed or was killed, before the next."""
+        if self.holder() is None and self.read()["status"] != "finished":
+            self.path.unlink(missing_ok=True)
+
     def checkpoint(self) -> Path:
         """Return the best checkpoint of a finished run, compared with its recorded hash.
 

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_recipe.runs.manifest import PULSE, Entry
 
+LONGEST = 400  # letters
+
 
 class MemberRecord(Callback):
     """Writes whether a fit runs, has finished or has failed, and with which checkpoint, into a small JSON file.
@@ -86,8 +88,7 @@ class MemberRecord(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell that it has failed, and why."""
         if self._record is not None:
-            reason = str(exception).strip().rpartition("\n")[2]
-            self._write(trainer, status="failed", error=f"{type(exception).__name__}: {reason}".removesuffix(": "))
+            self._write(trainer, status="failed", error=reason_of(exception))
             self._end()
 
     def _end(self) -> None:
@@ -102,3 +103,9 @@ class MemberRecord(Callback):
         progress = {"epoch": trainer.current_epoch, "step": trainer.global_step, "best": best}
         self._record |= {**progress, **changes}
         self.entry.write(self._record)
+
+
+def reason_of(exception: BaseException) -> str:
+    """What an exception says, on one line of reasonable length."""
+    text = f"{type(exception).__name__}: {' '.join(str(exception).split())}".removesuffix(": ")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

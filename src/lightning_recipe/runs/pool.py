@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_recipe import errors, summary
+from lightning_recipe.runs.member_record import reason_of
 from lightning_recipe.runs.members import Member
 
 # Seconds between two looks at the running processes, and between two lines that say how far they are.
@@ -47,14 +48,14 @@ def train_here(members: Sequence[Member], retries: int, script: Sequence[str], r
 
 
 def _attempt(member: Member, run: Callable[[], Any]) -> None:
+    member.entry.forget()
     try:
         run()
     except Exception as error:
         member.log.parent.mkdir(parents=True, exist_ok=True)
         with member.log.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
-        reason = errors.message_in(error) or f"{type(error).__name__}: {error}".strip()
-        _failed(member, reason.splitlines()[0])
+        _failed(member, errors.message_in(error) or reason_of(error))
     finally:
         wandb = sys.modules.get("wandb")
         if wandb is not None and getattr(wandb, "run", None) is not None:
@@ -128,6 +129,7 @@ def _start(member: Member, script: Sequence[str], attempt: int, slot: int, jobs:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    member.entry.forget()
     member.log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{member.name} starts{_again(attempt)}; it prints to {summary.shown_path(member.log)}", flush=True)
     with member.log.open("ab") as log:
