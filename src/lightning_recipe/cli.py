@@ -9,20 +9,18 @@ Works for any project: model and data are whatever `class_path` the YAML names. 
 """
 
 import importlib
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_recipe import errors, noise, preconditions, restoring, summary
-from lightning_recipe.runs import bootstrap, folds
+from lightning_recipe import after_fit, checkpoint_option, errors, noise, preconditions, restoring, summary
+from lightning_recipe.runs import bootstrap, ensemble, folds
+from lightning_recipe.runs.pool import as_command
 from lightning_recipe.trainer import RecipeTrainer
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
@@ -66,7 +64,11 @@ class RecipeCLI(LightningCLI):
             trainer_defaults={"logger": _LOGGER},
             # Optimisers belong to the model: `model.init_args.optimizer`.
             auto_configure_optimizers=False,
-            parser_kwargs={"epilog": restoring.EPILOG, **{name: {"usage": _USAGE} for name in self.subcommands()}},
+            parser_kwargs={
+                "epilog": f"{restoring.EPILOG} {ensemble.EPILOG}",
+                **{name: {"usage": _USAGE} for name in self.subcommands()},
+            },
+            parser_class=checkpoint_option.Parser,
             args=args,
             run=run,
         )
@@ -122,33 +124,25 @@ class RecipeCLI(LightningCLI):
             chosen.weights_only = True  # Lightning unpickles what comes from another host without being asked
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's settings from the checkpoint, as LightningCLI does, if the file is one.
+        """Take the model and its settings from the checkpoint, as LightningCLI does, if the file is one.
 
         Raises:
             ValueError: If it is not, or if it is only to be had by unpickling, which nobody has asked for.
         """
         try:
             super()._parse_ckpt_path()
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except checkpoint_option.UNREADABLE as error:
             chosen = self.config[self.config["subcommand"]]
-            path = chosen["ckpt_path"]
-            unsafe = _unsafe_classes(path) if isinstance(error, pickle.UnpicklingError) else []
-            if unsafe and chosen.get("weights_only") is False:
-                return
-            if unsafe:
-                raise ValueError(
-                    f"--ckpt_path {path} holds {', '.join(unsafe[:3])}, which only unpickling makes, and that may run "
-                    "any code: if you trust who made the file, add --weights_only false."
-                ) from error
-            # torch's text for a file that is no archive is about its own defaults, and misleads
-            known = isinstance(error, RuntimeError)
-            reason = f" ({str(error).strip().partition(chr(10))[0]})" if known else ""
-            raise ValueError(
-                f"--ckpt_path {path} cannot be read as a checkpoint{reason}: give a .ckpt file that a fit has written."
-            ) from error
+            complaint = checkpoint_option.complaint(chosen["ckpt_path"], error, chosen.get("weights_only") is False)
+            if complaint:
+                raise ValueError(complaint) from error
 
     def before_instantiate_classes(self) -> None:
-        """Check devices and loggers as asked for, before anything is built on them."""
+        """Check that a model is named, and devices and loggers as asked for, before anything is built on them."""
+        if not self._option("model"):
+            raise ValueError(
+                "No model is named: add --model CLASS, or the --ckpt_path of one that saves its hyperparameters."
+            )
         trainer = self._option("trainer")
         preconditions.check_devices(trainer.get("accelerator"), trainer.get("devices"))
         loggers = _as_list(trainer.get("logger"))
@@ -208,10 +202,10 @@ class RecipeCLI(LightningCLI):
         """
         if not self._option("test_after_fit") or self._option("trainer").get("fast_dev_run"):
             return
-        best, checkpoint = self._best_checkpoint()
+        best, checkpoint = after_fit.best_checkpoint(self.trainer)
         log_dir = self.trainer.log_dir  # a broadcast: every rank asks, while there are others to answer
-        trained = self._trained()
-        tester = self._tester()
+        trained = after_fit.trained(self.trainer, self.record.train_seconds)
+        tester = after_fit.tester(self.trainer, self._get(self.config_init, "trainer"))
         if tester is None:
             return
         results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
@@ -231,45 +225,38 @@ class RecipeCLI(LightningCLI):
             rows.append(("Baseline", summary.majority_line(self.datamodule)))
         return rows
 
-    def _best_checkpoint(self) -> tuple[str | None, str]:
-        """The path of the best checkpoint, if one was kept, and what the summary says about it."""
-        keeper = self.trainer.checkpoint_callback
-        path, score = getattr(keeper, "best_model_path", ""), getattr(keeper, "best_model_score", None)
-        if not path:
-            return None, "none was kept: the weights at the end of training were tested"
-        shown = summary.shown_path(path)
-        monitor = getattr(keeper, "monitor", None)
-        return path, f"{shown} (best {monitor}: {float(score):.4g})" if monitor and score is not None else shown
-
-    def _trained(self) -> str:
-        """How long training took, in time, epochs, steps and processes."""
-        trainer, time = self.trainer, summary.duration(self.record.train_seconds)
-        counts = [(trainer.current_epoch, "epoch"), (trainer.global_step, "step"), (trainer.world_size, "process")]
-        return ", ".join([time, *(summary.count(number, noun) for number, noun in counts)])
-
-    def _tester(self) -> Trainer | None:
-        """This trainer, or on rank 0 of several a new one on one device; None where nothing is to be done."""
-        if self.trainer.world_size == 1:
-            return self.trainer
-        strategy = self.trainer.strategy
-        if type(strategy) is not DDPStrategy:
-            if self.trainer.is_global_zero:
-                print(f"Not tested: {type(strategy).__name__} may split the model; run test on one device.")
-            return None
-        if torch.distributed.is_initialized():
-            strategy.barrier("before the test")
-            torch.distributed.destroy_process_group()
-        if not self.trainer.is_global_zero:
-            return None
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        same = {"logger": self.trainer.loggers, "callbacks": callbacks, "max_time": None}
-        one = {"strategy": "auto", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
-        config = {**self._get(self.config_init, "trainer"), **same, **one, "enable_model_summary": False}
-        return self.trainer_class(**config)
-
     def _option(self, name: str) -> Any:
         """The value of an option, wherever the subcommand has put it."""
         return self._get(self.config, name)
+
+
+class _Settings(RecipeCLI):
+    """Settings as a subcommand would have them; nothing is built or run."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing is there to look at."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """All settings of a subcommand, defaults and those of the configs included, as plain values for YAML.
+
+    Args:
+        arguments: The subcommand, and its options as on the command line.
+    """
+    with as_command(sys.argv[:1], arguments):
+        cli = _Settings()
+    cli._dump_config()
+    dumped: dict[str, Any] = cli.config_dump
+    return dumped
 
 
 def main(args: ArgsType = None) -> RecipeCLI | None:
@@ -282,8 +269,8 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
         args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
 
     Returns:
-        The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`,
-        which needs none of them.
+        The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`
+        and `ensemble`.
 
     Raises:
         SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
@@ -294,6 +281,9 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
         if isinstance(given, list) and given[:1] == ["restore"]:
             restoring.run(given[1:])
             return None
+        if isinstance(given, list) and given[:1] == [ensemble.NAME]:
+            ensemble.run(given[1:], ensemble.CommandLine(settings_of, RecipeCLI))
+            return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:
         message = errors.message_in(error)
@@ -301,14 +291,6 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
             raise
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _unsafe_classes(path: str) -> list[str]:
-    """Names of what a checkpoint holds that a safe load does not make; none where the file is no checkpoint."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        return []
 
 
 def _as_list(value: Any) -> list[Any]:

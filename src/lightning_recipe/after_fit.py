@@ -1,0 +1,52 @@
+"""What `test_after_fit` needs of a trainer that has trained: the best checkpoint, what was done, who tests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from lightning_recipe import summary
+
+
+def best_checkpoint(trainer: Trainer) -> tuple[str | None, str]:
+    """The path of the best checkpoint, if one was kept, and what the summary says about it."""
+    keeper = trainer.checkpoint_callback
+    path, score = getattr(keeper, "best_model_path", ""), getattr(keeper, "best_model_score", None)
+    if not path:
+        return None, "none was kept: the weights at the end of training were tested"
+    shown = summary.shown_path(path)
+    monitor = getattr(keeper, "monitor", None)
+    return path, f"{shown} (best {monitor}: {float(score):.4g})" if monitor and score is not None else shown
+
+
+def trained(trainer: Trainer, seconds: float) -> str:
+    """How long training took, in time, epochs, steps and processes."""
+    counts = [(trainer.current_epoch, "epoch"), (trainer.global_step, "step"), (trainer.world_size, "process")]
+    return ", ".join([summary.duration(seconds), *(summary.count(number, noun) for number, noun in counts)])
+
+
+def tester(trainer: Trainer, config: Mapping[str, Any]) -> Trainer | None:
+    """This trainer, or on rank 0 of several a new one on one device; None where nothing is to be done.
+
+    Args:
+        trainer: The trainer that has trained.
+        config: The arguments that it was made with.
+    """
+    if trainer.world_size == 1:
+        return trainer
+    strategy = trainer.strategy
+    if type(strategy) is not DDPStrategy:
+        if trainer.is_global_zero:
+            print(f"Not tested: {type(strategy).__name__} may split the model; run test on one device.")
+        return None
+    if torch.distributed.is_initialized():
+        strategy.barrier("before the test")
+        torch.distributed.destroy_process_group()
+    if not trainer.is_global_zero:
+        return None
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    same = {"logger": trainer.loggers, "callbacks": callbacks, "max_time": None}
+    one = {"strategy": "auto", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
+    return type(trainer)(**{**config, **same, **one, "enable_model_summary": False})
