@@ -6,6 +6,7 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 
 from lightning_rules.check import Report, check
 from lightning_rules.combine.cascade import Cascade
+from lightning_rules.combine.distillation import Distillation
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
@@ -29,6 +30,7 @@ from lightning_rules.rule import Rule
 __all__ = [
     "ActivationScaleInit",
     "Cascade",
+    "Distillation",
     "ExactResume",
     "Finding",
     "FreezeBySize",

@@ -45,7 +45,8 @@ class Cascade(L.LightningModule):
     Under DDP all ranks' examples are gathered, each counted once, and every rank chooses the same thresholds.
 
     Args:
-        stages: Modules whose ``forward`` gives logits or probabilities, or paths of their checkpoints, cheap first.
+        stages: Modules whose ``forward`` gives logits or probabilities, or paths of their checkpoints, cheap first;
+            at least two (the command line takes them from ``--ckpt_path``).
         accuracy: The accuracy to reach at the least cost, above 0 and below 1.
         cost: The mean cost of an example to keep to at the most accuracy, in the unit of ``costs``.
         recall: The share of positives, on new examples, that the screens let through, above 0 and below 1.
@@ -67,7 +68,7 @@ class Cascade(L.LightningModule):
 
     def __init__(
         self,
-        stages: Sequence[str | dict[str, Any] | nn.Module],
+        stages: Sequence[str | dict[str, Any] | nn.Module] = (),
         accuracy: float | None = None,
         cost: float | None = None,
         recall: float | None = None,

@@ -107,6 +107,11 @@ def decide(cascade: Cascade, values: Tensor, targets: Tensor) -> Decided:
     confidence = cascade._confidence(answers)
     selection, said = _refused(cascade, confidence, hit)
     lines = [*_stage_lines(stage, alone, thresholds, cascade.cost_unit), _chosen_line(chosen, hit, cascade), *lines]
+    lines += [
+        f"Stage {number} alone is as accurate and no dearer: take it without the cascade."
+        for number, (cost, accuracy) in enumerate(alone)
+        if cost <= chosen[0] and accuracy >= chosen[1]
+    ]
     return Decided(
         thresholds.tolist(),
         selection.threshold if selection else cascade.refuse_under,
