@@ -94,7 +94,7 @@ class Cascade(L.LightningModule):
         self._find(thresholds, refuse_under, readings)
         self._collector = Collector()
         self._decided: Decided | None = None
-        self.requires_grad_(False).eval()
+        self.eval()
 
     def _find(
         self,

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_rules.combine.reading import Reading, call, read, reading_of
@@ -26,7 +27,8 @@ def made(stage: str | os.PathLike[str] | Mapping[str, Any] | nn.Module) -> tuple
         ValueError: It cannot be made.
     """
     # LightningCLI gives what it has parsed to every module that saves its hyperparameters, and would to members too
-    return contextvars.Context().run(_made, stage)
+    with torch.random.fork_rng(devices=[]):
+        return contextvars.Context().run(_made, stage)
 
 
 def _made(stage: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -49,7 +51,9 @@ def stage_readings(stages: Iterable[nn.Module], batch: Any) -> list[Reading]:
     Raises:
         ValueError: It cannot be found out, the stages differ in their task, or they answer with values.
     """
-    readings = [reading_of(stage, batch) for stage in stages]
+    with torch.inference_mode(False):  # a stage's own loss tells, and has to have a gradient
+        batch = apply_to_collection(batch, Tensor, torch.clone)
+        readings = [reading_of(stage, batch) for stage in stages]
     tasks = [reading.task for reading in readings]
     if len(set(tasks)) > 1:
         raise ValueError(f"The stages of a cascade answer the same question, but these are for {', '.join(tasks)}.")

@@ -139,7 +139,8 @@ class Distillation(Rule):
             return
         failure: Exception | None = None
         try:
-            self._network = load_module(self.teacher).requires_grad_(False)
+            with untouched():  # a module draws random numbers while it is made
+                self._network = load_module(self.teacher)
         except (OSError, ValueError) as error:
             failure = error
         told = [said for said in gather(trainer, str(failure) if failure else None) if said]
@@ -189,7 +190,8 @@ class Distillation(Rule):
         self._network = trainer.precision_plugin.convert_module(self._network).to(module.device)
         with untouched(module, loader), torch.no_grad():
             on_device = view.to_device(batch)
-            reading = reading_of(self._network, on_device)
+            reading = reading_of(self._network, on_device)  # its own loss, which needs gradients, tells
+            self._network.requires_grad_(False)
             answers = soft_answer(read(call(self._network, on_device), reading), reading.task)
         return Plan(student, reading, tuple(answers.shape[1:]), data, repeatable)
 
