@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_rules.combine.reading import Reading, call, read, reading_of
+from lightning_rules.combine.jury import readings_of
+from lightning_rules.combine.reading import Reading, call, read
 from lightning_rules.combine.stored_module import build, description, load_module, named_class, read_checkpoint
 
 REPEATS = 5  # timed calls of a stage, after one that is not
@@ -51,9 +51,7 @@ def stage_readings(stages: Iterable[nn.Module], batch: Any) -> list[Reading]:
     Raises:
         ValueError: It cannot be found out, the stages differ in their task, or they answer with values.
     """
-    with torch.inference_mode(False):  # a stage's own loss tells, and has to have a gradient
-        batch = apply_to_collection(batch, Tensor, torch.clone)
-        readings = [reading_of(stage, batch) for stage in stages]
+    readings = readings_of(list(stages), batch)
     tasks = [reading.task for reading in readings]
     if len(set(tasks)) > 1:
         raise ValueError(f"The stages of a cascade answer the same question, but these are for {', '.join(tasks)}.")

@@ -1,0 +1,1 @@
+"""What needs several fits, and the share of the training data that each of them gets."""
