@@ -11,11 +11,12 @@ import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from timm.task.distillation import DistillationTeacher, LogitDistillationTask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lightning_rules import Distillation, Severity
+from lightning_rules import Distillation, ExactResume, Rule, Severity
 from lightning_rules.combine.soft_loss import distillation_loss
 from lightning_rules.testing.demo import DemoClassifier
 
@@ -51,10 +52,17 @@ class ByHand(DemoClassifier):
         return (1 - MIXING) * F.cross_entropy(logits, batch[1]) + MIXING * distance
 
 
-def trained(module: Any, fitted: Any, loader: Any = None, **options: Any) -> Any:
+class Endless:
+    """Batches in no order, and nobody knows how many: Lightning then reads one ahead."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(61, generator=torch.Generator().manual_seed(4)).split(7))
+
+
+def trained(module: Any, fitted: Any, **options: Any) -> None:
     torch.manual_seed(3)
-    fitted.fit(module, loader or DataLoader(examples(), 7, shuffle=True, **options))
-    return module
+    options = options or {"batch_size": 7, "shuffle": True}
+    fitted.fit(module, DataLoader(examples(), **options))
 
 
 def same(first: nn.Module, second: nn.Module, tolerance: float) -> bool:
@@ -67,8 +75,14 @@ def same(first: nn.Module, second: nn.Module, tolerance: float) -> bool:
     [
         ("consistent", {}, {}, 1e-6),
         ("cached", {}, {}, 2e-4),
-        ("cached", {"drop_last": True, "num_workers": 2}, {"accumulate_grad_batches": 3}, 2e-4),
-        ("cached", {"drop_last": True}, {"limit_train_batches": 5, "max_epochs": 3}, 2e-4),
+        ("cached", {"batch_sampler": Endless()}, {}, 2e-4),
+        (
+            "cached",
+            {"batch_size": 7, "shuffle": True, "drop_last": True, "num_workers": 2, "persistent_workers": True},
+            {"accumulate_grad_batches": 3},
+            2e-4,
+        ),
+        ("cached", {"batch_size": 7, "shuffle": True}, {"limit_train_batches": 5, "max_epochs": 3}, 2e-4),
     ],
 )
 def test_as_by_hand(trainer: Any, saved: Any, targets: Any, loader: Any, options: Any, tolerance: float) -> None:
@@ -292,9 +306,9 @@ def test_wrong_teachers_are_refused_before_training(trainer: Any, saved: Any, tm
     assert "answers with [3] outputs an example and the student with [7]" in said
     assert not list(tmp_path.glob("*.soft-targets"))
     labels = saved(Teacher("labels"), "labels.ckpt")
+    data = DataLoader(TensorDataset(torch.rand(8, 4), torch.rand(8, 2)), 8)
     with pytest.raises(ValueError, match="is for multilabel, but the student learns regression"):
-        data = TensorDataset(torch.rand(8, 4), torch.rand(8, 2))
-        trainer(Distillation(labels)).fit(Teacher("values"), DataLoader(data, 8))
+        trainer(Distillation(labels)).fit(Teacher("values"), data)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +322,22 @@ def test_wrong_teachers_are_refused_before_training(trainer: Any, saved: Any, tm
 def test_wrong_arguments(options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         Distillation(**options)
+
+
+def test_resumed_in_the_middle_of_an_epoch(trainer: Any, saved: Any, tmp_path: Path) -> None:
+    def fit(*callbacks: Any, **options: Any) -> Any:
+        torch.manual_seed(7)
+        student = DemoClassifier()
+        fitted = trainer(Distillation(path), ExactResume(), *callbacks, enable_checkpointing=True)
+        fitted.fit(student, DataLoader(examples(64), 8, shuffle=True), **options)
+        return fitted, student
+
+    path = saved(teacher())
+    _, whole = fit(ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1))
+    fitted, resumed = fit(ckpt_path=tmp_path / "step=5.ckpt", weights_only=True)
+    assert fitted.global_step == 16
+    assert same(resumed, whole, 0.0)
+    assert all("cannot" not in f.message for rule in fitted.callbacks if isinstance(rule, Rule) for f in rule.findings)
 
 
 def test_the_checkpoint_is_the_students_own(trainer: Callable[..., Any], saved: Any, tmp_path: Path) -> None:

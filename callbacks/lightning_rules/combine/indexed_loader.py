@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import Any
@@ -101,20 +101,31 @@ def indexed(loader: DataLoader[Any], indices: Indices) -> DataLoader[Any]:
 
 @cache
 def _telling(kind: Any) -> type:
-    """A loader's class, whose batches leave their numbers behind on the way out."""
+    """A loader's class, whose iterators leave the numbers of each batch behind on the way out."""
 
-    def __iter__(loader: Any) -> Iterator[Any]:
-        # the iterator is made at once: it draws the workers' seed, and nobody else must have drawn before
-        return _without_indices(iter(kind.__iter__(loader)), loader._told)
+    def _get_iterator(loader: Any) -> Any:
+        iterator = kind._get_iterator(loader)
+        iterator._told = loader._told
+        iterator.__class__ = _telling_iterator(type(iterator))
+        return iterator
 
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind,), {**names, "__iter__": __iter__})
+    return type(kind.__name__, (kind,), {**_names(kind), "_get_iterator": _get_iterator})
 
 
-def _without_indices(pairs: Iterator[tuple[Tensor, Any]], told: Indices) -> Iterator[Any]:
-    for indices, batch in pairs:
-        told.remember(batch, indices)
-        yield batch
+@cache
+def _telling_iterator(kind: Any) -> type:
+    """The class of a loader's iterator. A wrapper would hide its workers from those who end them."""
+
+    def _next_data(iterator: Any) -> Any:
+        indices, batch = kind._next_data(iterator)
+        iterator._told.remember(batch, indices)
+        return batch
+
+    return type(kind.__name__, (kind,), {**_names(kind), "_next_data": _next_data})
+
+
+def _names(kind: type) -> dict[str, Any]:
+    return {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
 
 
 def index_as_they_come(trainer: Any, indices: Indices, undo: ExitStack) -> None:
