@@ -244,7 +244,8 @@ class Cascade(L.LightningModule):
         results |= {f"stopped_{n}": float((stage == n).double().mean()) for n in range(len(self.stages))}
         if self.refuse_under is not None:
             given = self._confidence(answers) >= self.refuse_under
-            results |= {"coverage": float(given.double().mean()), "risk": float((~right[given]).double().mean())}
+            wrong = float((given & ~right).sum())
+            results |= {"coverage": float(given.double().mean()), "risk": wrong / max(1, int(given.sum()))}
         return {f"{name}/{key}": value for key, value in results.items()}
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
