@@ -20,9 +20,9 @@ from pathlib import Path
 
 from results import origin, record
 
+from lightning_rules.repository.repository import Repository
+from lightning_rules.repository.tags import tag_message, tag_name
 from lightning_rules.reproduce.environment import versions
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import tag_message, tag_name
 
 HEADING = "Snapshots and tags of git"
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"

@@ -7,6 +7,10 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 from lightning_rules.check import Report, check
 from lightning_rules.combine.cascade import Cascade
 from lightning_rules.combine.distillation import Distillation
+from lightning_rules.combine.ensemble import Ensemble
+from lightning_rules.combine.ensemble_file import save_ensemble
+from lightning_rules.combine.ensemble_module import EnsembleModule
+from lightning_rules.combine.moving_average import MovingAverage
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
@@ -31,6 +35,8 @@ __all__ = [
     "ActivationScaleInit",
     "Cascade",
     "Distillation",
+    "Ensemble",
+    "EnsembleModule",
     "ExactResume",
     "Finding",
     "FreezeBySize",
@@ -42,6 +48,7 @@ __all__ = [
     "LossAtInit",
     "MaxNorm",
     "MomentumSchedule",
+    "MovingAverage",
     "RecurrentInit",
     "Report",
     "Rule",
@@ -52,4 +59,5 @@ __all__ = [
     "export_weights",
     "recommended",
     "restore",
+    "save_ensemble",
 ]

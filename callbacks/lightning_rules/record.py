@@ -80,7 +80,15 @@ def write_findings(findings: Iterable[Finding], path: str) -> None:
         with fsspec.open(path, "w", encoding="utf-8") as file:
             file.write(text)
         return
-    target = Path(path)
+    write_text(text, Path(path))
+
+
+def write_text(text: str, target: Path) -> None:
+    """Write a local file beside its place, then rename it; missing folders are made.
+
+    Raises:
+        OSError: The folder cannot be made or written; nothing is left there.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:

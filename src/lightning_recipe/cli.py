@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_recipe import errors, noise, preconditions, restoring, summary
+from lightning_recipe.runs import bootstrap, folds
 from lightning_recipe.trainer import RecipeTrainer
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
@@ -95,6 +96,19 @@ class RecipeCLI(LightningCLI):
             default=False,
             help="Whether fit ends with a test of the best checkpoint and a summary.",
         )
+        parser.add_argument(
+            "--fold",
+            type=str | None,
+            default=None,
+            help="K/N: fit trains on all but part K of N (from 1) of its training data and validates on that part; "
+            "K/N@SEED cuts them with another seed than 0.",
+        )
+        parser.add_argument(
+            "--bootstrap",
+            type=int | None,
+            default=None,
+            help="Seed: fit trains on a sample of its training data, as many drawn with replacement as there are.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, having imported the classes that go by short names (the top-level help needs none)."""
@@ -165,11 +179,16 @@ class RecipeCLI(LightningCLI):
             preconditions.check_wandb_login(self.trainer)
 
     def before_fit(self) -> None:
-        """Refuse `test_after_fit` where there is nothing to test, rather than after the training.
+        """Choose the share of the training data, and refuse `test_after_fit` where there is nothing to test.
 
         Raises:
             MisconfigurationException: If the model has no `test_step`, or nobody has a `test_dataloader`.
+            ValueError: If the data has no such fold, or no sample can be drawn of it.
         """
+        if self._option("fold") is not None:
+            folds.use_fold(self._option("fold"), self.datamodule)
+        if self._option("bootstrap") is not None:
+            bootstrap.use_bootstrap(self._option("bootstrap"), self.datamodule, self.model)
         if not self._option("test_after_fit"):
             return
         sources = [source for source in (self.datamodule, self.model) if source is not None]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_rules import restore
-from lightning_rules.reproduce.kept_runs import RunRow, list_runs
+from lightning_rules.repository.kept_runs import RunRow, list_runs
 
 EPILOG = "Besides: `restore TAG|CHECKPOINT|RUN` brings back code and weights of a run; `restore --list` shows the runs."
 COLUMNS = ("run", "step", "metrics", "tag", "started", "checkpoint")

@@ -15,7 +15,7 @@ Error = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
 
 # The options that are ours, with their defaults: a change here is a change to every user's YAML.
-OPTIONS = {"rules": "recommended", "ignore_rules": {}, "test_after_fit": False}
+OPTIONS = {"rules": "recommended", "ignore_rules": {}, "test_after_fit": False, "fold": None, "bootstrap": None}
 LIGHTNINGS_OPTIONS = {
     "seed_everything",
     "trainer",

@@ -28,8 +28,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import describe_run, tag_message, tag_name
+from lightning_rules.repository.repository import Repository
+from lightning_rules.repository.tags import tag_message, tag_name
+from lightning_rules.reproduce.run_record import describe_run
 
 
 class Net(L.LightningModule):

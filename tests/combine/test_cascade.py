@@ -162,13 +162,13 @@ def test_too_few_positives_prove_nothing() -> None:
     assert proven == pytest.approx(0.05 ** (1 / 20))
 
 
-def test_later_stages_see_only_what_goes_on(trainer: Any) -> None:
+def test_later_stages_see_only_what_goes_on(quiet: Any) -> None:
     model = cascade(accuracy=0.95)
-    trainer().validate(model, data(), verbose=False)
+    quiet().validate(model, data(), verbose=False)
     assert [stage.asked for stage in model.stages] >= [403, 403]
     for stage in model.stages:
         stage.asked = 0
-    (results,) = trainer().test(model, data(), verbose=False)
+    (results,) = quiet().test(model, data(), verbose=False)
     share = 1 - results["test/stopped_0"]
     assert 0.05 < share < 0.95
     assert [stage.asked for stage in model.stages] == [403, round(403 * share)]
@@ -176,7 +176,7 @@ def test_later_stages_see_only_what_goes_on(trainer: Any) -> None:
     assert results["test/accuracy"] >= 0.95
 
 
-def test_forward_is_the_stage_that_answers(trainer: Any) -> None:
+def test_forward_is_the_stage_that_answers(quiet: Any) -> None:
     model = cascade(noises=(1.0, 0.5, 0.0), thresholds=[0.9, 0.8], readings=[{"task": "multiclass"}] * 3)
     x = data().dataset[:][0]
     answers = [stage(x).log_softmax(1) for stage in model.stages]
@@ -188,39 +188,39 @@ def test_forward_is_the_stage_that_answers(trainer: Any) -> None:
     ones = torch.ones(len(x))
     torch.testing.assert_close(model(x, scale=ones), expected)
     torch.testing.assert_close(model(x=x, scale=ones), expected)
-    predicted = trainer().predict(model, data())
+    predicted = quiet().predict(model, data())
     assert torch.equal(torch.cat([one["stage"] for one in predicted]), stage)
     torch.testing.assert_close(torch.cat([one["probabilities"] for one in predicted]), expected.exp())
     assert torch.equal(torch.cat([one["label"] for one in predicted]), data().dataset[:][1])
     assert "refused" not in predicted[0]
 
 
-def test_nested_inputs_go_on_example_by_example(trainer: Any) -> None:
+def test_nested_inputs_go_on_example_by_example(quiet: Any) -> None:
     inputs, labels = data().dataset[:]
     named = [{"x": x, "scale": torch.tensor(1.0), "y": y} for x, y in zip(inputs, labels, strict=True)]
     model, plain = (cascade(thresholds=[0.9], readings=[{"task": "multiclass"}] * 2) for _ in range(2))
-    (nested,) = trainer().test(model, DataLoader(named, 64), verbose=False)
-    (flat,) = trainer().test(plain, data(), verbose=False)
+    (nested,) = quiet().test(model, DataLoader(named, 64), verbose=False)
+    (flat,) = quiet().test(plain, data(), verbose=False)
     assert nested == pytest.approx(flat)
     assert 0 < nested["test/stopped_0"] < 1
 
 
-def test_reject_option(trainer: Any) -> None:
+def test_reject_option(quiet: Any) -> None:
     model = cascade(accuracy=0.95, risk=0.06)
-    (results,) = trainer().validate(model, data(), verbose=False)
+    (results,) = quiet().validate(model, data(), verbose=False)
     assert results["val/risk"] <= 0.06
     assert 0.2 < results["val/coverage"] < 1
-    predicted = trainer().predict(model, data())
+    predicted = quiet().predict(model, data())
     refused = torch.cat([one["refused"] for one in predicted])
     assert float((~refused).double().mean()) == pytest.approx(results["val/coverage"])
     share = cascade(accuracy=0.95, coverage=0.5)
-    (results,) = trainer().validate(share, data(), verbose=False)
+    (results,) = quiet().validate(share, data(), verbose=False)
     assert results["val/coverage"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_screens_of_a_binary_task(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_screens_of_a_binary_task(quiet: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = cascade(Screen, (0.8, 0.0), recall=0.9)
-    (results,) = trainer().validate(model, data(2), verbose=False)
+    (results,) = quiet().validate(model, data(2), verbose=False)
     assert 0.1 < results["val/stopped_0"] < 0.6
     said = re.search(
         r"With 95% probability the screens let through at least (0\.9\d+) of new positives", capsys.readouterr().out
@@ -233,10 +233,10 @@ def test_screens_of_a_binary_task(trainer: Any, capsys: pytest.CaptureFixture[st
     assert bool((model(inputs)[~going, 0] <= 0).all()), "a screen only says no"
 
 
-def test_the_checkpoint_stands_alone(trainer: Any, saved: Any, tmp_path: Path) -> None:
+def test_the_checkpoint_stands_alone(quiet: Any, saved: Any, tmp_path: Path) -> None:
     paths = [saved(Stage(noise), f"{noise}.ckpt") for noise in (1.0, 0.0)]
     model = Cascade(paths, accuracy=0.95, risk=0.06, costs="parameters")
-    checked = trainer(default_root_dir=tmp_path)
+    checked = quiet(default_root_dir=tmp_path)
     checked.validate(model, data(), verbose=False)
     file = tmp_path / "cascade" / "cascade.ckpt"
     assert (tmp_path / "cascade" / "cascade.png").stat().st_size > 10_000
@@ -249,11 +249,11 @@ def test_the_checkpoint_stands_alone(trainer: Any, saved: Any, tmp_path: Path) -
     x = data().dataset[:][0]
     assert torch.equal(again(x), model(x))
     fresh = cascade(accuracy=0.5, noises=(1.0, 0.0))
-    first = trainer().test(fresh, data(), ckpt_path=file, weights_only=True, verbose=False)
-    assert first == trainer().test(model, data(), verbose=False)
+    first = quiet().test(fresh, data(), ckpt_path=file, weights_only=True, verbose=False)
+    assert first == quiet().test(model, data(), verbose=False)
 
 
-def test_costs_are_measured(trainer: Any) -> None:
+def test_costs_are_measured(quiet: Any) -> None:
     class Slow(Stage):
         def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
             for _ in range(3000):
@@ -261,7 +261,7 @@ def test_costs_are_measured(trainer: Any) -> None:
             return super().forward(x)
 
     model = Cascade([Stage(1.0), Slow(0.0)], accuracy=0.9)
-    trainer().validate(model, data(), verbose=False)
+    quiet().validate(model, data(), verbose=False)
     assert model.cost_unit == "ms"
     assert 0 < model.costs[0] * 2 < model.costs[1] < 10
 
@@ -283,13 +283,13 @@ def test_contradictions(make: Any, said: str) -> None:
         make()
 
 
-def test_stages_with_other_classes_are_refused(trainer: Any) -> None:
+def test_stages_with_other_classes_are_refused(quiet: Any) -> None:
     class Wide(Stage):
         def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
             return F.pad(super().forward(x), (0, 4))
 
     with pytest.raises(ValueError, match="share their classes, but these have 3, 7"):
-        trainer().validate(Cascade([Stage(1.0), Wide(0.0)], accuracy=0.9), data(), verbose=False)
+        quiet().validate(Cascade([Stage(1.0), Wide(0.0)], accuracy=0.9), data(), verbose=False)
 
 
 def test_a_missing_stage_is_named() -> None:

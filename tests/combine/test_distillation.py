@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +84,14 @@ def same(first: nn.Module, second: nn.Module, tolerance: float) -> bool:
         ("cached", {"batch_size": 7, "shuffle": True}, {"limit_train_batches": 5, "max_epochs": 3}, 2e-4),
     ],
 )
-def test_as_by_hand(trainer: Any, saved: Any, targets: Any, loader: Any, options: Any, tolerance: float) -> None:
+def test_as_by_hand(quiet: Any, saved: Any, targets: Any, loader: Any, options: Any, tolerance: float) -> None:
     path, student = saved(teacher()), DemoClassifier()
     reference = ByHand(teacher())
     reference.load_state_dict(student.state_dict())
     rule = Distillation(path, TEMPERATURE, MIXING, targets)
     before = [parameter.clone() for parameter in student.parameters()]
-    trained(student, trainer(rule, **options), **loader)
-    trained(reference, trainer(**options), **loader)
+    trained(student, quiet(rule, **options), **loader)
+    trained(reference, quiet(**options), **loader)
     assert [finding.message for finding in rule.findings] == [
         f"Learns from {path} (temperature 3, mixing 0.7, {targets} targets)."
     ]
@@ -102,7 +101,7 @@ def test_as_by_hand(trainer: Any, saved: Any, targets: Any, loader: Any, options
     assert not student._forward_hooks
 
 
-def test_a_batch_that_is_skipped_does_not_shift_the_others(trainer: Any, saved: Any) -> None:
+def test_a_batch_that_is_skipped_does_not_shift_the_others(quiet: Any, saved: Any) -> None:
     class Skips(L.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> int | None:
             seen.append(batch[0].clone())
@@ -127,8 +126,8 @@ def test_a_batch_that_is_skipped_does_not_shift_the_others(trainer: Any, saved: 
     path, student, reference = saved(teacher()), Step(), StepByHand(teacher())
     reference.load_state_dict(student.state_dict())
     rule = Distillation(path, TEMPERATURE, MIXING)
-    trained(student, trainer(rule, Skips(), max_epochs=3))
-    trained(reference, trainer(max_epochs=3))
+    trained(student, quiet(rule, Skips(), max_epochs=3))
+    trained(reference, quiet(max_epochs=3))
     assert len(seen) == 18
     assert same(student, reference, 2e-4)
 
@@ -173,13 +172,13 @@ class Teacher(Labels):
 
 @pytest.mark.parametrize("kind", ["labels", "values"])
 @pytest.mark.parametrize("targets", ["cached", "consistent"])
-def test_labels_and_values_by_a_layer(trainer: Any, saved: Any, kind: str, targets: Any) -> None:
+def test_labels_and_values_by_a_layer(quiet: Any, saved: Any, kind: str, targets: Any) -> None:
     torch.manual_seed(1)
     taught_by, student = Teacher(kind), Labels(kind, forward=False)
     x = torch.randn(8, 4)
     y = torch.randn(8, 2) if kind == "values" else torch.randn(8, 2).sign()
     rule = Distillation(saved(taught_by), TEMPERATURE, MIXING, targets)
-    trainer(rule, max_epochs=1).fit(student, DataLoader(TensorDataset(x, y), 8))
+    quiet(rule, max_epochs=1).fit(student, DataLoader(TensorDataset(x, y), 8))
     with torch.no_grad():
         ours, theirs = (each.head(each.body(x).tanh()) for each in (student, taught_by))
         if kind == "labels":
@@ -243,11 +242,11 @@ class Mixing(DemoClassifier):
         (Mixing, examples(24), "The training step changes its inputs before forward (mixing, augmentation)"),
     ],
 )
-def test_cached_targets_of_changing_inputs(trainer: Any, saved: Any, module: Any, data: Any, said: str) -> None:
+def test_cached_targets_of_changing_inputs(quiet: Any, saved: Any, module: Any, data: Any, said: str) -> None:
     path = saved(teacher())
     rules = [Distillation(path, targets=targets) for targets in ("cached", "consistent")]
     for rule in rules:
-        trainer(rule, max_epochs=1).fit(module(), DataLoader(data, 8))
+        quiet(rule, max_epochs=1).fit(module(), DataLoader(data, 8))
     cached, consistent = rules
     assert cached.findings[-1].severity is Severity.WARNING
     assert cached.findings[-1].message == f"{said}, and the teacher's answers are kept for one reading."
@@ -276,16 +275,16 @@ class Manual(DemoClassifier):
         (Manual, examples(16), {}, "with manual optimisation"),
     ],
 )
-def test_does_not_apply(trainer: Any, saved: Any, module: Any, data: Any, options: Any, said: str) -> None:
+def test_does_not_apply(quiet: Any, saved: Any, module: Any, data: Any, options: Any, said: str) -> None:
     rule, student = Distillation(**{"teacher": saved(teacher()), **options}), module()
-    trainer(rule, max_epochs=1).fit(student, DataLoader(data, 8))
+    quiet(rule, max_epochs=1).fit(student, DataLoader(data, 8))
     (finding,) = rule.findings
     assert finding.severity is Severity.INFO
     assert said in finding.message
     assert "training_step" not in vars(student)
 
 
-def test_wrong_teachers_are_refused_before_training(trainer: Any, saved: Any, tmp_path: Path) -> None:
+def test_wrong_teachers_are_refused_before_training(quiet: Any, saved: Any, tmp_path: Path) -> None:
     class Seven(DemoClassifier):
         def __init__(self) -> None:
             super().__init__()
@@ -293,7 +292,7 @@ def test_wrong_teachers_are_refused_before_training(trainer: Any, saved: Any, tm
 
     def refused(student: Any, kind: type[Exception] = ValueError, **options: Any) -> str:
         with pytest.raises(kind) as raised:
-            trainer(Distillation(**options)).fit(student, DataLoader(examples(), 8))
+            quiet(Distillation(**options)).fit(student, DataLoader(examples(), 8))
         assert "training_step" not in vars(student)
         return str(raised.value)
 
@@ -308,7 +307,7 @@ def test_wrong_teachers_are_refused_before_training(trainer: Any, saved: Any, tm
     labels = saved(Teacher("labels"), "labels.ckpt")
     data = DataLoader(TensorDataset(torch.rand(8, 4), torch.rand(8, 2)), 8)
     with pytest.raises(ValueError, match="is for multilabel, but the student learns regression"):
-        trainer(Distillation(labels)).fit(Teacher("values"), data)
+        quiet(Distillation(labels)).fit(Teacher("values"), data)
 
 
 @pytest.mark.parametrize(
@@ -324,11 +323,11 @@ def test_wrong_arguments(options: Any, said: str) -> None:
         Distillation(**options)
 
 
-def test_resumed_in_the_middle_of_an_epoch(trainer: Any, saved: Any, tmp_path: Path) -> None:
+def test_resumed_in_the_middle_of_an_epoch(quiet: Any, saved: Any, tmp_path: Path) -> None:
     def fit(*callbacks: Any, **options: Any) -> Any:
         torch.manual_seed(7)
         student = DemoClassifier()
-        fitted = trainer(Distillation(path), ExactResume(), *callbacks, enable_checkpointing=True)
+        fitted = quiet(Distillation(path), ExactResume(), *callbacks, enable_checkpointing=True)
         fitted.fit(student, DataLoader(examples(64), 8, shuffle=True), **options)
         return fitted, student
 
@@ -340,9 +339,9 @@ def test_resumed_in_the_middle_of_an_epoch(trainer: Any, saved: Any, tmp_path: P
     assert all("cannot" not in f.message for rule in fitted.callbacks if isinstance(rule, Rule) for f in rule.findings)
 
 
-def test_the_checkpoint_is_the_students_own(trainer: Callable[..., Any], saved: Any, tmp_path: Path) -> None:
+def test_the_checkpoint_is_the_students_own(quiet: Any, saved: Any, tmp_path: Path) -> None:
     student = DemoClassifier()
-    fitted = trainer(Distillation(saved(teacher())), max_epochs=1)
+    fitted = quiet(Distillation(saved(teacher())), max_epochs=1)
     fitted.fit(student, DataLoader(examples(), 8))
     fitted.save_checkpoint(tmp_path / "student.ckpt")
     again = DemoClassifier.load_from_checkpoint(tmp_path / "student.ckpt", weights_only=True)

@@ -12,6 +12,7 @@ from scenarios import RANK, WORLD, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_recipe.runs.bootstrap import use_bootstrap
 from lightning_rules import ActivationScaleInit, FreezeBySize, MaxNorm, RecurrentInit, Rule, WeightDecayGroups
 
 
@@ -100,6 +101,41 @@ def freeze_by_size() -> Any:
     return fit(FreezeBySize(small=100, large=200), pretrained)
 
 
+class Numbered(L.LightningDataModule):
+    """128 examples, numbered by their first input; Lightning makes the loader again for several ranks."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.arange(128.0)[:, None]), batch_size=16 // WORLD, shuffle=True)
+
+
+class Reader(L.LightningModule):
+    """Keeps the numbers of the examples it is given, epoch by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(1, 1), [[], []]  # type: ignore[var-annotated]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen[self.current_epoch] += batch[0][:, 0].long().tolist()
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def bootstrap() -> Any:
+    reader, numbered = Reader(), Numbered()
+    use_bootstrap(5, numbered, reader)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    strategy = "ddp" if WORLD > 1 else "auto"
+    trainer = L.Trainer(accelerator="cpu", devices=WORLD, strategy=strategy, max_epochs=2, **quiet)
+    trainer.fit(reader, datamodule=numbered)
+    shares: list[Any] = [reader.seen] * WORLD
+    if WORLD > 1:
+        torch.distributed.all_gather_object(shares, reader.seen)
+    return [sorted(number for share in shares for number in share[epoch]) for epoch in range(2)]
+
+
 SCENARIOS: list[Callable[[], Any]] = [
     recurrent_init,
     recurrent_init_sparse,
@@ -107,6 +143,7 @@ SCENARIOS: list[Callable[[], Any]] = [
     weight_decay_groups,
     activation_scale_init,
     freeze_by_size,
+    bootstrap,
 ]
 
 

@@ -54,3 +54,11 @@ def test_frozen_layers_are_no_unused_parameters_to_ddp(results: Any) -> None:
         same = [first == last for first, last in zip(start, end, strict=True)]
         # linear (2), batch norm (2, and 3 statistics) | the last stage | the head
         assert same == [True] * 7 + [False] * 2 + [False] * 2
+
+
+def test_ranks_share_one_bootstrap_sample(results: Any) -> None:
+    one, first, _ = (run["bootstrap"] for run in results)
+    assert one == first
+    assert one[0] == one[1], "the same in each epoch"
+    assert len(one[0]) == 128
+    assert 60 < len(set(one[0])) < 100

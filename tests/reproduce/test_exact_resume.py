@@ -377,6 +377,21 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
     assert rest.seen == []
 
 
+class AsksToStop(Classifier):
+    """Asks for the end once, before the run has the steps that it must have."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.fit_loop.total_batch_idx == 12:
+            self.trainer.should_stop = True
+
+
+def test_a_run_that_was_asked_to_stop_stops_when_it_would_have(unbroken_and_resumed: Callable[..., Any]) -> None:
+    unbroken, resumed, whole, rest = unbroken_and_resumed("train_batch_end", 15, AsksToStop, min_steps=20)
+    assert len(whole) == 20
+    assert rest == whole[15:]
+    assert differences(unbroken, resumed) == []
+
+
 def findings_of(trainer: L.Trainer) -> list[str]:
     (rule,) = [callback for callback in trainer.callbacks if isinstance(callback, ExactResume)]
     return [f"{finding.severity} {finding.message}" for finding in rule.findings]

@@ -22,11 +22,11 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_rules import GitTagCheckpoint, Severity
+from lightning_rules.repository.tags import parse_tag_message
 from lightning_rules.reproduce import proven_checkpoint, run_files
 from lightning_rules.reproduce.code_state import continued, judge_code
 from lightning_rules.reproduce.kept_files import is_taken
 from lightning_rules.reproduce.proven_save import read_back_folder
-from lightning_rules.reproduce.run_record import parse_tag_message
 from lightning_rules.testing.demo import DemoClassifier
 
 Train = Callable[..., Any]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_rules.reproduce import working_tree
-from lightning_rules.reproduce.git_command import Git
-from lightning_rules.reproduce.repository import GitError, NoRepository, Repository, Tag
+from lightning_rules.repository import working_tree
+from lightning_rules.repository.git import Git
+from lightning_rules.repository.repository import GitError, NoRepository, Repository, Tag
 
 GitCall = Callable[..., str]
 ODD_NAMES = ["a b", "new\nline", 'quo"te', "ünï", ":(top)magic", "*", "-rf", "back\\slash", "tab\t", "\udcff-bytes"]

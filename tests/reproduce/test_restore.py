@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from lightning_rules import restore
+from lightning_rules.repository.git import GitError
+from lightning_rules.repository.kept_runs import checkpoint_file, list_runs, tag_of
+from lightning_rules.repository.repository import Repository
+from lightning_rules.repository.tags import tag_message, tag_name
 from lightning_rules.reproduce.environment import versions
-from lightning_rules.reproduce.git_command import GitError
-from lightning_rules.reproduce.kept_runs import list_runs, tag_of
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import describe_run, tag_message, tag_name
+from lightning_rules.reproduce.run_record import describe_run
 
 GitCall = Callable[..., str]
 Keep = Callable[..., Path]
@@ -255,3 +256,25 @@ def test_tag_of_a_loaded_checkpoint(project: Path, keep: Keep, tmp_path: Path) -
     assert tag_of({"state_dict": {}}) is None
     shutil.rmtree(project / ".git")
     assert tag_of(loaded) is None
+
+
+def test_the_file_that_a_path_a_tag_or_a_run_means(project: Path, keep: Keep, tmp_path: Path) -> None:
+    path = keep()
+    relative = str(path.relative_to(project))
+    assert [checkpoint_file(what, project) for what in (path, relative)] == [path, path]
+    for what in ("runs/digits/version_0/10", "digits/version_0"):
+        assert checkpoint_file(what) == path
+    with path.open("ab") as file:
+        file.write(b"x")
+    assert checkpoint_file(path) == path, "a path is taken as it is"
+    with pytest.raises(ValueError, match="is not the one that was saved: its SHA-256 differs"):
+        checkpoint_file("digits/version_0")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="is gone: it is not at"):
+        checkpoint_file("digits/version_0")
+    with pytest.raises(FileNotFoundError, match=r"nothing.ckpt is no tag, run or checkpoint that"):
+        checkpoint_file("nothing.ckpt")
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing is no file, and .* as a tag or a run: .*in no git repository"
+    ):
+        checkpoint_file("nothing", tmp_path / "home")

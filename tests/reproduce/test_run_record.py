@@ -18,18 +18,12 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
+from lightning_rules.repository.tags import parse_tag_message, tag_message, tag_name
 from lightning_rules.reproduce.data_fingerprint import describe_dataset
 from lightning_rules.reproduce.environment import versions
 from lightning_rules.reproduce.plain_values import mask_secrets, plain, without_secrets
 from lightning_rules.reproduce.resolved_config import resolved_config
-from lightning_rules.reproduce.run_record import (
-    describe_run,
-    own_folders,
-    parse_tag_message,
-    run_name,
-    tag_message,
-    tag_name,
-)
+from lightning_rules.reproduce.run_record import describe_run, own_folders, run_name
 
 GitCall = Callable[..., str]
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
@@ -123,7 +117,7 @@ def test_without_a_repository_the_rest_is_there(tmp_path: Path, home: Path) -> N
 
 
 def test_a_tree_too_large_keeps_its_commit(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_rules.reproduce import working_tree
+    from lightning_rules.repository import working_tree
 
     monkeypatch.setattr(working_tree, "MOST_FILES", 0)
     monkeypatch.chdir(project)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_rules.combine.reading import Answer, Task
 
+NEGLIGIBLE = 0.001
 Average = Literal["probabilities", "logits"]
 Weighting = Literal["equal", "fitted", "greedy"]
 
@@ -96,7 +97,9 @@ def fitted_weights(
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return free.detach().softmax(dim=0).float()
+    weights = free.detach().softmax(dim=0).float()
+    weights[weights < NEGLIGIBLE] = 0  # a network that runs for nothing
+    return weights / weights.sum()
 
 
 def greedy_weights(

@@ -184,8 +184,8 @@ def _loss_call(module: nn.Module, batch: Any) -> LossCall | None:
     """The last loss that a step of the module computes; None where torch's losses are not used."""
     for name in _STEPS:
         step = getattr(module, name, None)
-        if step is None:
-            continue
+        if step is None or step.__module__.startswith(("lightning.", "pytorch_lightning.")):
+            continue  # the module has none of its own
         for silent in _SILENT:
             vars(module)[silent] = lambda *args, **kwargs: None
         try:

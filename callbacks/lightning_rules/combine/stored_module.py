@@ -1,4 +1,4 @@
-"""LightningModules out of checkpoints: read safely, built by the class that the file names, with the weights it holds."""
+"""LightningModules out of checkpoints: read safely, made by the class that is named, with the weights in the file."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 def load_module(path: str | os.PathLike[str], module_class: type | None = None) -> Any:
     """The LightningModule of a checkpoint, on the CPU, in evaluation mode.
 
+    Its weights are those of the file, read from the disk as they are used, so that more can be loaded than fits.
+
     Args:
         path: A checkpoint of Lightning, from ``fit`` or from :func:`save_ensemble`.
         module_class: The class of the module; by default the one that the checkpoint names (those that LightningCLI
@@ -67,7 +69,7 @@ def load_module(path: str | os.PathLike[str], module_class: type | None = None) 
     if callable(getattr(module, "on_load_checkpoint", None)):
         module.on_load_checkpoint(checkpoint)
     try:
-        module.load_state_dict(checkpoint["state_dict"], strict=getattr(module, "strict_loading", True))
+        module.load_state_dict(checkpoint["state_dict"], strict=getattr(module, "strict_loading", True), assign=True)
     except RuntimeError as error:
         raise ValueError(
             f"The weights in {path} are not those of {found.__name__} ({_first_difference(error)}): the class has "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_rules.repository.git import GitError
+from lightning_rules.repository.repository import Repository
+from lightning_rules.repository.tags import tag_message, tag_name
 from lightning_rules.reproduce.code_state import commit_of
-from lightning_rules.reproduce.git_command import GitError
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import tag_message, tag_name
 
 
 def tag_checkpoint(

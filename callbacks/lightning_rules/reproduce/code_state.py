@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.reproduce.git_command import GitError
-from lightning_rules.reproduce.repository import Repository
+from lightning_rules.repository.git import GitError
+from lightning_rules.repository.repository import Repository
 from lightning_rules.reproduce.run_record import describe_run
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from lightning_rules.repository.kept_runs import Kept, find_kept, intact_checkpoint
+from lightning_rules.repository.repository import Repository
+from lightning_rules.repository.tags import legal_part
 from lightning_rules.reproduce.environment import changed, versions
-from lightning_rules.reproduce.kept_runs import Kept, find_kept, is_intact, places, recorded_path
-from lightning_rules.reproduce.repository import Repository
-from lightning_rules.reproduce.run_record import legal_part
 
 WRITTEN = ("save_dir", "dirpath", "default_root_dir", "ckpt_path")
 SUBCOMMANDS = ("fit", "validate", "test", "predict", "lr-find")
@@ -82,7 +82,7 @@ def restore(what: str | Path, folder: str | Path | None = None, repository: str 
     project = Repository.find(repository)
     kept = find_kept(what, project)
     commit = _commit(kept, project)
-    checkpoint = _checkpoint(kept, project.root)
+    checkpoint = intact_checkpoint(kept, project.root)
     default = f"{project.root.name}-{legal_part(kept.record['run'])}-{kept.record.get('step')}"
     target = (Path(folder) if folder else project.root.parent / default).absolute()
     project.add_worktree(target, commit)
@@ -113,24 +113,6 @@ def _commit(kept: Kept, project: Repository) -> str:
         f"The code of {kept.name}, commit {kept.commit[:10]}, is not in {project.root}: it is in another clone, or "
         f"git has pruned it, for no tag held it; {rest}."
     )
-
-
-def _checkpoint(kept: Kept, root: Path) -> Path:
-    """The checkpoint, wherever it is now, if it is the one that was saved."""
-    tried = places(kept, root)
-    present = [place for place in tried if place.exists()]
-    sha256 = (kept.record.get("checkpoint") or {}).get("sha256")
-    for place in present:
-        if not sha256 or is_intact(place, sha256):
-            return place.absolute()
-    code = f"`git worktree add FOLDER {kept.tag or kept.commit}` brings back its code alone"
-    if present:
-        raise ValueError(f"The checkpoint {present[0]} is not the one that was saved: its SHA-256 differs; {code}.")
-    told = recorded_path(kept.record)
-    if "://" in told:
-        raise FileNotFoundError(f"The checkpoint of {kept.name} is at {told}: fetch it, and name the file; {code}.")
-    where = f"it is not at {' or '.join(map(str, tried))}" if tried else "the record does not say where it was"
-    raise FileNotFoundError(f"The checkpoint of {kept.name} is gone: {where}; {code}.")
 
 
 def _working_folder(record: dict[str, Any], target: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_recipe.data.labelled import LabelledDataModule
 from lightning_recipe.data.loaders import evaluation_loader, training_loader
+from lightning_recipe.data.normalisation import Normalisation
 from lightning_recipe.data.splits import stratified_split
 
 Split = Literal["train", "val", "test"]
@@ -34,7 +35,7 @@ class DigitsDataset(Dataset[Any]):
         return {"x": self.x[index], "length": len(self.x[index]), "y": self.targets[index]}
 
 
-class DigitsDataModule(L.LightningDataModule):
+class DigitsDataModule(LabelledDataModule):
     """scikit-learn's 1,797 digits, split 70/20/10 by class, normalised with training statistics only.
 
     The split depends on `split_seed` alone, so that every run is measured on the same examples.
@@ -67,7 +68,6 @@ class DigitsDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.split_seed = split_seed
         self.class_names = [str(digit) for digit in range(self.num_classes)]
-        self.datasets: dict[str, DigitsDataset] = {}
 
     def setup(self, stage: str) -> None:
         """Split and normalise; the same on every rank."""
@@ -78,11 +78,15 @@ class DigitsDataModule(L.LightningDataModule):
         parts = stratified_split(targets, {"val": 0.2, "test": 0.1}, self.split_seed)
         pixels = torch.as_tensor(digits.images, dtype=torch.float32)
         train = pixels[parts["train"]]
+        self.normalisation = Normalisation((train.mean().item(),), (train.std().item(),))
         x = (pixels - train.mean()) / train.std()
         if self.form == "images":
             x = x[:, None]
             if self.image_size != x.shape[-1]:
                 x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+        cut = self._cut(targets[parts["train"]])
+        if cut is not None:
+            parts |= {split: parts["train"][part] for split, part in zip(("train", "val"), cut, strict=True)}
         self.datasets = {split: DigitsDataset(x[part], targets[part], self.form) for split, part in parts.items()}
 
     def labels(self, split: Split) -> NDArray[np.int64]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,13 +17,14 @@ from lightning_recipe.data.image_files import (
     find_labelled_images,
     known_label,
 )
+from lightning_recipe.data.labelled import LabelledDataModule
 from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.splits import stratified_split
 
 Split = Literal["train", "val", "test"]
 
 
-class ImageFolderDataModule(L.LightningDataModule):
+class ImageFolderDataModule(LabelledDataModule):
     """Images in one folder a class, either under train/, val/ and test/, or all in one place.
 
     Where val/ or test/ is missing, that part is held out from the training images: by class, and the same
@@ -75,8 +75,6 @@ class ImageFolderDataModule(L.LightningDataModule):
         self.normalise_for = normalise_for
         self.in_chans = in_chans
         self.predict_folder = predict_folder
-        self.class_names: list[str] = []
-        self.datasets: dict[str, ImageFiles] = {}
 
     @property
     def num_classes(self) -> int:
@@ -85,15 +83,20 @@ class ImageFolderDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Measure and cache the statistics once a node, before the other processes read them."""
-        self._normalisation(*self._find()["train"])
+        self._statistics(*self._find()["train"])
 
     def setup(self, stage: str) -> None:
         """List the files of each split; reads no image if the statistics are cached."""
         if self.datasets:
             return
         found = self._find()
-        statistics = self._normalisation(*found["train"])
+        self.normalisation = statistics = self._statistics(*found["train"])
         normalise = v2.Normalize(list(statistics.mean), list(statistics.std))
+        paths, targets = found["train"]
+        cut = self._cut(targets)
+        if cut is not None:
+            for split, part in zip(("train", "val"), cut, strict=True):
+                found[split] = [paths[i] for i in part], [targets[i] for i in part]
         for split, (paths, targets) in found.items():
             crop = self._augmenting_crop() if self.augment and split == "train" else self._plain_crop()
             transform = v2.Compose([*crop, *self._to_tensor(), normalise])
@@ -123,7 +126,7 @@ class ImageFolderDataModule(L.LightningDataModule):
             found["predict"] = images, [known_label(path, self.class_names) for path in images]
         return found
 
-    def _normalisation(self, paths: list[Path], targets: list[int]) -> normalisation.Normalisation:
+    def _statistics(self, paths: list[Path], targets: list[int]) -> normalisation.Normalisation:
         if self.normalise_for is not None:
             return normalisation.of_backbone(self.normalise_for, self.in_chans)
         plain = v2.Compose([*self._plain_crop(), *self._to_tensor()])

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_rules.reproduce.kept_runs import tag_of
+from lightning_rules.repository.kept_runs import tag_of
 
 
 def describe_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:

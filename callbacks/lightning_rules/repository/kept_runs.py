@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_rules.reproduce.git_command import GitError
-from lightning_rules.reproduce.repository import Repository, Tag
-from lightning_rules.reproduce.run_record import parse_tag_message, tag_folder
+from lightning_rules.repository.git import GitError, NoRepository
+from lightning_rules.repository.repository import Repository, Tag
+from lightning_rules.repository.tags import parse_tag_message, tag_folder
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,53 @@ def places(kept: Kept, root: Path) -> list[Path]:
     elif path.name:
         found += [root / path, root / str(record.get("folder") or ".") / path]
     return list(dict.fromkeys(found))
+
+
+def checkpoint_file(what: str | Path, folder: str | Path = ".") -> Path:
+    """The checkpoint that a path, a tag or the name of a run means, as an absolute path.
+
+    Args:
+        what: A path, which is taken as it is; or a tag (``runs/digits/version_3/408-val-accuracy=0.9833``) or the name
+            of a run (``digits/version_3``, which means its best or newest checkpoint), whose file is found and compared
+            with the recorded hash.
+        folder: Paths are relative to it, and its repository is where tags are looked for.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name, or the checkpoint is gone.
+        ValueError: The name is that of several runs, or the checkpoint is not the one that was saved.
+        GitError: git failed.
+    """
+    path = Path(folder, what)
+    if path.exists():
+        return path.absolute()
+    try:
+        repository = Repository.find(folder)
+    except NoRepository as error:
+        raise FileNotFoundError(f"{what} is no file, and not to be found as a tag or a run: {error}") from error
+    return intact_checkpoint(find_kept(what, repository), repository.root)
+
+
+def intact_checkpoint(kept: Kept, root: Path) -> Path:
+    """The file of a kept checkpoint, wherever it is now, if its hash is the recorded one.
+
+    Raises:
+        FileNotFoundError: It is gone, or at an address.
+        ValueError: Its hash is another one.
+    """
+    tried = places(kept, root)
+    present = [place for place in tried if place.exists()]
+    sha256 = (kept.record.get("checkpoint") or {}).get("sha256")
+    for place in present:
+        if not sha256 or is_intact(place, sha256):
+            return place.absolute()
+    code = f"`git worktree add FOLDER {kept.tag or kept.commit}` brings back its code alone"
+    if present:
+        raise ValueError(f"The checkpoint {present[0]} is not the one that was saved: its SHA-256 differs; {code}.")
+    told = recorded_path(kept.record)
+    if "://" in told:
+        raise FileNotFoundError(f"The checkpoint of {kept.name} is at {told}: fetch it, and name the file; {code}.")
+    where = f"it is not at {' or '.join(map(str, tried))}" if tried else "the record does not say where it was"
+    raise FileNotFoundError(f"The checkpoint of {kept.name} is gone: {where}; {code}.")
 
 
 def is_intact(place: Path, sha256: str) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from lightning_rules.reproduce import working_tree
-from lightning_rules.reproduce.git_command import Git, GitError, NoRepository
+from lightning_rules.repository import working_tree
+from lightning_rules.repository.git import Git, GitError, NoRepository
 
 ATTEMPTS = 20
 CHECKOUT_SECONDS = 900.0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_rules.reproduce.git_command import Git, GitError
+from lightning_rules.repository.git import Git, GitError
 
 LARGEST_FILE = 5_000_000
 MOST_FILES = 20_000
