@@ -5,6 +5,8 @@ Callbacks for PyTorch Lightning that enforce a rule, check it with numbers, or r
 """
 
 from lightning_rules.check import Report, check
+from lightning_rules.combine.cascade import Cascade
+from lightning_rules.combine.distillation import Distillation
 from lightning_rules.combine.ensemble import Ensemble
 from lightning_rules.combine.ensemble_file import save_ensemble
 from lightning_rules.combine.ensemble_module import EnsembleModule
@@ -31,6 +33,8 @@ from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "Cascade",
+    "Distillation",
     "Ensemble",
     "EnsembleModule",
     "ExactResume",

@@ -76,7 +76,7 @@ class RecipeCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's and ours, with the arguments that are filled in rather than asked for."""
-        return {**LightningCLI.subcommands(), "lr-find": {"model", "datamodule"}}
+        return {**LightningCLI.subcommands(), "lr-find": {"model", "datamodule"}, "distill": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options beyond LightningCLI's; every subcommand has them, so that one YAML serves all."""

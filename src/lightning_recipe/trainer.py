@@ -1,12 +1,13 @@
 """Lightning's Trainer, with the subcommands of the command line that Lightning's has not."""
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from lightning_recipe import summary
-from lightning_rules import LRFinder, Rule
+from lightning_recipe.runs.distill import distill
+from lightning_rules import Distillation, LRFinder, Rule
 
 
 class StopBeforeTraining(Callback):
@@ -42,6 +43,42 @@ class RecipeTrainer(Trainer):
             print("\n" + summary.table(_rate_rows(finder, model, log_dir)))
         if finder.suggestion is None:
             raise SystemExit(1)
+
+    def distill(
+        self,
+        model: LightningModule,
+        teacher: str,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        temperature: float = 4.0,
+        mixing: float = 0.9,
+        targets: Literal["cached", "consistent"] = "cached",
+        cache_dir: str | None = None,
+        plain: str | None = None,
+    ) -> None:
+        """Fits a model that learns from a teacher, and tests both.
+
+        Args:
+            model: The student.
+            teacher: A checkpoint of one model or of an ensemble.
+            datamodule: The data.
+            ckpt_path: Resume from this checkpoint of the student.
+            weights_only: Whether that checkpoint is loaded safely.
+            temperature: What logits are divided by, above 0; see :class:`~lightning_rules.Distillation`.
+            mixing: The weight of the teacher, above 0 up to 1; the labels have the rest.
+            targets: The teacher is asked once about each example, or at each step about the very inputs.
+            cache_dir: Where the teacher's answers are kept; by default beside the teacher.
+            plain: A checkpoint of the same model trained without a teacher, to be compared with.
+
+        Raises:
+            ValueError: A checkpoint cannot be read, or the run is one that distillation does not apply to.
+            FileNotFoundError: There is no such checkpoint.
+        """
+        rule = Distillation(teacher, temperature, mixing, targets, cache_dir)
+        rows = distill(self, model, rule, datamodule, plain, ckpt_path=ckpt_path, weights_only=weights_only)
+        if self.is_global_zero:
+            print("\n" + summary.table(rows))
 
     def _keep_callbacks(self, *added: Callback) -> None:
         """Only rules that act on a run and the progress bar stay: no checkpoints, no early stopping."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -108,3 +109,22 @@ def members(classifier: type[Classifier]) -> Callable[..., list[str]]:
         return paths
 
     return save
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., str]:
+    """Save a module as a Lightning checkpoint that names its class."""
+
+    def save(module: Any, name: str = "teacher.ckpt") -> str:
+        kind = type(module)
+        hyper_parameters = {**module.hparams, "_class_path": f"{kind.__module__}.{kind.__qualname__}"}
+        torch.save({"state_dict": module.state_dict(), "hyper_parameters": hyper_parameters}, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+@pytest.fixture
+def quiet(trainer: Callable[..., L.Trainer]) -> Callable[..., L.Trainer]:
+    """The same for two epochs, with callbacks."""
+    return lambda *callbacks, **options: trainer(**{"max_epochs": 2, "callbacks": list(callbacks), **options})
