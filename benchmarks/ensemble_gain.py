@@ -90,7 +90,8 @@ class Examples(LabelledDataModule):
             return
         parts = stratified_split(self.y, {"val": VALIDATED, "test": TESTED}, self.split_seed)
         train = self.x[parts["train"]]
-        mean, std = train.mean(0), train.std(0) + 1e-6
+        axis = 0 if train.ndim == 2 else None  # each measurement by itself, all pixels alike
+        mean, std = np.atleast_1d(train.mean(axis)), np.atleast_1d(train.std(axis))
         self.normalisation = Normalisation(tuple(mean.ravel().tolist()), tuple(std.ravel().tolist()))
         x = torch.as_tensor((self.x - mean) / std, dtype=torch.float32)
         if self.fold is not None:
@@ -144,7 +145,7 @@ class Task:
 TASKS = {
     "digits": Task(digits, lambda: Network("convolutional"), epochs=30),
     "breast cancer": Task(breast_cancer, lambda: Network("perceptron"), epochs=60),
-    "image folder": Task(folder_of_digits, lambda: ImageClassifier("test_resnet", 10, in_chans=1, lr=1e-3), epochs=25),
+    "image folder": Task(folder_of_digits, lambda: ImageClassifier("test_resnet", 10, in_chans=1, lr=1e-3), epochs=10),
 }
 
 
