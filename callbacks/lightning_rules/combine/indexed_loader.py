@@ -106,7 +106,8 @@ def _telling(kind: Any) -> type:
     def _get_iterator(loader: Any) -> Any:
         iterator = kind._get_iterator(loader)
         iterator._told = loader._told
-        iterator.__class__ = _telling_iterator(type(iterator))
+        known: Any = type(iterator)
+        iterator.__class__ = _telling_iterator(known)
         return iterator
 
     return type(kind.__name__, (kind,), {**_names(kind), "_get_iterator": _get_iterator})
