@@ -31,7 +31,7 @@ _LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"s
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with `fit validate test predict` and `lr-find`.
+    """LightningCLI for any model and any data, with `fit validate test predict`, `lr-find` and `distill`.
 
     Model and data are given by `class_path`; several `--config` are laid over each other, the last wins.
     Beyond LightningCLI:

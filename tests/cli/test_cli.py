@@ -36,7 +36,7 @@ def printed_config(command: Command, capsys: Capture, *arguments: str) -> dict[s
     return loaded
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "lr-find"])
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "lr-find", "distill"])
 def test_options_are_frozen(command: Command, capsys: Capture, subcommand: str) -> None:
     with pytest.raises(SystemExit) as raised:
         command(subcommand, "--help")
@@ -44,6 +44,7 @@ def test_options_are_frozen(command: Command, capsys: Capture, subcommand: str) 
     text = capsys.readouterr().out
     options = {name.partition(".")[0] for name in re.findall(r"^ +(?:-\w, )?--([a-z_.]+)", text, re.MULTILINE)}
     own = {"return_predictions", "verbose", "help", "budget"}  # of single subcommands
+    own |= {"teacher", "temperature", "mixing", "targets", "cache_dir", "plain"}
     assert options - LIGHTNINGS_OPTIONS - own == set(OPTIONS)
 
 
@@ -58,7 +59,7 @@ def test_top_level_help_names_the_subcommands(command: Command, capsys: Capture)
     with pytest.raises(SystemExit) as raised:
         command("--help")
     assert raised.value.code == 0
-    assert "{fit,validate,test,predict,lr-find}" in capsys.readouterr().out
+    assert "{fit,validate,test,predict,lr-find,distill}" in capsys.readouterr().out
 
 
 def test_printed_config_gives_itself_back(command: Command, capsys: Capture, tmp_path: Path) -> None:

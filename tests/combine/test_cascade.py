@@ -123,7 +123,7 @@ def test_choices_reach_what_was_wanted() -> None:
 
 
 def test_a_choice_is_judged_on_other_examples_than_it_was_made_on() -> None:
-    """Confidences that say nothing: by choice thresholds look better than they can be, and the estimate does not."""
+    """Confidences that say nothing: thresholds look better by choice than they can be, and the estimate does not."""
     chosen, fresh = [], []
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)

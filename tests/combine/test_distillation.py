@@ -15,16 +15,17 @@ from timm.task.distillation import DistillationTeacher, LogitDistillationTask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lightning_rules import Distillation, ExactResume, Rule, Severity
+from lightning_rules import Cascade, Distillation, EnsembleModule, ExactResume, Rule, Severity, save_ensemble
 from lightning_rules.combine.soft_loss import distillation_loss
+from lightning_rules.combine.stored_module import load_module
 from lightning_rules.testing.demo import DemoClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TEMPERATURE, MIXING = 3.0, 0.7
 
 
-def teacher() -> DemoClassifier:
-    torch.manual_seed(5)
+def teacher(seed: int = 5) -> DemoClassifier:
+    torch.manual_seed(seed)
     module = DemoClassifier()
     for parameter in module.parameters():
         parameter.data.mul_(3)
@@ -130,6 +131,23 @@ def test_a_batch_that_is_skipped_does_not_shift_the_others(quiet: Any, saved: An
     trained(reference, quiet(max_epochs=3))
     assert len(seen) == 18
     assert same(student, reference, 2e-4)
+
+
+def test_an_ensemble_teaches_and_ends_a_cascade(quiet: Any, saved: Any) -> None:
+    members = [saved(teacher(seed), f"{seed}.ckpt") for seed in range(3)]
+    save_ensemble(EnsembleModule(members, "multiclass"), "ensemble.ckpt")
+    ensemble = load_module("ensemble.ckpt")
+    reference, students = ByHand(ensemble), {targets: DemoClassifier() for targets in ("cached", "consistent")}
+    for targets, student in students.items():
+        student.load_state_dict(reference.state_dict(), strict=False)
+        trained(student, quiet(Distillation("ensemble.ckpt", TEMPERATURE, MIXING, targets)))
+    trained(reference, quiet())
+    assert same(students["consistent"], reference, 1e-5)
+    assert same(students["cached"], reference, 5e-4)
+    cascade = Cascade([members[0], "ensemble.ckpt"], thresholds=[2.0])  # nothing stops before the ensemble
+    x = examples()[:][0]
+    quiet().validate(cascade, DataLoader(examples(), 7), verbose=False)
+    torch.testing.assert_close(cascade(x), ensemble(x).log_softmax(1))
 
 
 class Labels(L.LightningModule):

@@ -76,12 +76,12 @@ def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     torch.testing.assert_close(targets[torch.arange(50)], said(data()[:]), atol=1e-2, rtol=1e-3)
 
 
-def test_the_shares_of_ranks(tmp_path: Path) -> None:
+def test_what_is_missing(tmp_path: Path) -> None:
     create(tmp_path, KEY, 8)
     targets = SoftTargets(tmp_path)
-    shares = [targets.missing(rank, 3) for rank in range(3)]
-    assert sorted(row for share in shares for rows in share for row in rows) == list(range(50))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [row for rows in targets.missing() for row in rows] == list(range(50))
+    targets.write(range(8, 16), torch.zeros(8, 3))
+    assert [row for rows in targets.missing() for row in rows] == [*range(8), *range(16, 50)]
 
 
 @pytest.mark.parametrize(

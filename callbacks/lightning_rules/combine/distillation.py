@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lightning_rules.combine.indexed_loader import Indices, index_as_they_come, inner_dataset, why_not_indexed
-from lightning_rules.combine.reading import Reading, call, read, reading_of
+from lightning_rules.combine.reading import call, read, reading_of
 from lightning_rules.combine.soft_loss import distillation_loss, soft_answer
 from lightning_rules.combine.soft_targets import SoftTargets, data_key, file_key, fill
 from lightning_rules.combine.stored_module import load_module
-from lightning_rules.combine.student import Heard, Student, in_place_of, listening, look_at
+from lightning_rules.combine.student import Heard, Plan, in_place_of, listening, look_at, refuse_another_question
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.ranks import gather
 from lightning_rules.rule import NotApplicable, Rule
@@ -27,17 +26,6 @@ from lightning_rules.untouched import untouched
 from lightning_rules.view import View
 
 NAME = "distillation"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one rank found out about teacher and student before the first step."""
-
-    student: Student
-    teacher: Reading
-    row: tuple[int, ...]
-    data: str
-    repeatable: bool
 
 
 class Distillation(Rule):
@@ -162,11 +150,12 @@ class Distillation(Rule):
         plan = self._plan
         if plan is None:
             return
-        _refuse_another_question(plan, str(self.teacher))
+        refuse_another_question(plan, str(self.teacher))
         if self.targets == "cached":
             self._cache = self._filled(trainer, pl_module, plan)
             self._network = None
         heard = self._undo.enter_context(listening(pl_module.get_submodule(plan.student.layer)))
+        heard.on = False
         self._undo.enter_context(in_place_of(pl_module, functools.partial(self._taught, pl_module, heard)))
 
     def _look(self, trainer: Any, module: Any) -> Plan:
@@ -228,9 +217,11 @@ class Distillation(Rule):
 
     def _taught(self, module: Any, heard: Heard, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The training step with the teacher's say in its loss."""
-        heard.calls.clear()
-        returned = step(*args, **kwargs)
-        calls, heard.calls = heard.calls, []
+        heard.on = True
+        try:
+            returned = step(*args, **kwargs)
+        finally:
+            heard.on, calls, heard.calls = False, heard.calls, []
         loss = returned.get("loss") if isinstance(returned, Mapping) else returned
         if not isinstance(loss, Tensor):
             return returned
@@ -286,19 +277,3 @@ def judge_end(untaught: int) -> list[Finding]:
         return []
     message = f"{untaught} batches were learned from their labels alone: which examples they hold was not known."
     return [Finding(NAME, Severity.WARNING, message, 'Set `targets` to "consistent".', {"untaught": untaught})]
-
-
-def _refuse_another_question(plan: Plan, teacher: str) -> None:
-    """Refuse a teacher that answers something else than the student; the same on all ranks.
-
-    Raises:
-        ValueError: Tasks or numbers of outputs differ.
-    """
-    taught, learned = plan.teacher.task, plan.student.reading.task
-    if taught != learned:
-        raise ValueError(f"The teacher {teacher} is for {taught}, but the student learns {learned}: name another one.")
-    if plan.row != plan.student.answers:
-        raise ValueError(
-            f"The teacher {teacher} answers with {list(plan.row)} outputs an example and the student with "
-            f"{list(plan.student.answers)}: both need the same classes, in the same order."
-        )

@@ -106,8 +106,8 @@ def _telling(kind: Any) -> type:
     def _get_iterator(loader: Any) -> Any:
         iterator = kind._get_iterator(loader)
         iterator._told = loader._told
-        inner: Any = type(iterator)
-        iterator.__class__ = _telling_iterator(inner)
+        known: Any = type(iterator)
+        iterator.__class__ = _telling_iterator(known)
         return iterator
 
     return type(kind.__name__, (kind,), {**_names(kind), "_get_iterator": _get_iterator})

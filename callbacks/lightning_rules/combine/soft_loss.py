@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lightning_rules.combine.reading import Answer, Task
 
+LARGEST = 6e4
+
 
 def soft_answer(answer: Answer, task: Task) -> Tensor:
     """A teacher's answer, to be kept: log probabilities [N, C, ...], log odds [N, L], or means [N, D].
@@ -14,7 +16,10 @@ def soft_answer(answer: Answer, task: Task) -> Tensor:
     Logarithms, since half precision then keeps the ratios of small probabilities, which a temperature brings to light,
     and nothing becomes 0: of a probability of 1e-9 it keeps two digits, and as a probability it would keep none.
     """
-    return answer.values.log_softmax(dim=1) if task == "multiclass" else answer.values
+    if task == "regression":
+        return answer.values
+    values = answer.values.log_softmax(dim=1) if task == "multiclass" else answer.values
+    return values.clamp(-LARGEST, LARGEST)  # half precision holds no more, and a class that is ruled out is -inf
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, task: Task, temperature: float) -> Tensor:

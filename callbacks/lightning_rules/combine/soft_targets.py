@@ -45,11 +45,11 @@ class SoftTargets:
         self.values = np.memmap(folder / VALUES, dtype=self.header["type"], mode="r+", shape=shape)
         self.done = np.memmap(folder / DONE, dtype=np.uint8, mode="r+", shape=(_blocks(self.header),))
 
-    def missing(self, rank: int = 0, ranks: int = 1) -> list[range]:
-        """The rows of the blocks that this rank has to fill."""
+    def missing(self) -> list[range]:
+        """The rows of the blocks that are not filled yet."""
         size, rows = self.header["block"], self.header["rows"]
         left = [block for block in range(len(self.done)) if not self.done[block]]
-        return [range(block * size, min(rows, (block + 1) * size)) for block in left[rank::ranks]]
+        return [range(block * size, min(rows, (block + 1) * size)) for block in left]
 
     def write(self, rows: range, values: Tensor) -> None:
         """Fill one block; on the disk when this returns."""
@@ -127,14 +127,19 @@ def fill(
         RuntimeError: It failed on some rank; the same sentence on all ranks.
         OSError: The place cannot be written, or is not seen by all ranks.
     """
-    try:
-        on_rank_zero(trainer, lambda: create(folder, key, int(loader.batch_size or 64)))
+
+    def find_missing() -> list[range]:
+        create(folder, key, int(loader.batch_size or 64))
+        return SoftTargets(folder).missing()
+
+    try:  # one list for all: a rank that looked for itself would miss what a quicker one has done by then
+        missing = on_rank_zero(trainer, find_missing)
     except RuntimeError as error:  # what `create` refuses, as all ranks hear it
         raise ValueError(str(error)) from error
     failure: Exception | None = None
     try:
         targets = SoftTargets(folder)
-        rows = targets.missing(trainer.global_rank, trainer.world_size)
+        rows = missing[trainer.global_rank :: trainer.world_size]
         with torch.no_grad(), untouched(None, loader), _progress(trainer, sum(map(len, rows))) as advance:
             for block, batch in zip(rows, _batches(*data, rows, loader), strict=True):
                 targets.write(block, answer(batch))

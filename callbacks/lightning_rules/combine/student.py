@@ -22,9 +22,15 @@ _TASKS = {"softmax": "multiclass", "sigmoid": "multilabel", "mean": "regression"
 
 @dataclass
 class Heard:
-    """What a layer, or the module as a whole, was called with and returned, call by call."""
+    """What a layer, or the module as a whole, was called with and returned, call by call.
+
+    Attributes:
+        calls: Arguments, named arguments, and what was returned.
+        on: Whether calls are kept: DDP runs the training step itself as a call of the module.
+    """
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=list)
+    on: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,32 @@ class Student:
     as_given: bool
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What one rank found out about teacher and student before the first step.
+
+    Attributes:
+        student: How the student's outputs are had.
+        teacher: How to read the teacher's.
+        row: The shape of the teacher's answer to one example.
+        data: The fingerprint of the training data; "" where answers are not kept.
+        repeatable: Whether two readings of an example agree.
+    """
+
+    student: Student
+    teacher: Reading
+    row: tuple[int, ...]
+    data: str
+    repeatable: bool
+
+
 @contextmanager
 def listening(layer: nn.Module) -> Iterator[Heard]:
     """Hear the calls of a layer whose outputs have a gradient to give."""
     heard = Heard()
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _tensors(output)):
+        if heard.on and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _tensors(output)):
             heard.calls.append((args, kwargs, output))
 
     handle = layer.register_forward_hook(hook, with_kwargs=True)
@@ -124,3 +149,19 @@ def in_place_of(module: Any, taught: Callable[..., Any]) -> Iterator[None]:
         vars(module).pop("training_step", None)
         if before is not None:
             vars(module)["training_step"] = before
+
+
+def refuse_another_question(plan: Plan, teacher: str) -> None:
+    """Refuse a teacher that answers something else than the student; the same on all ranks.
+
+    Raises:
+        ValueError: Tasks or numbers of outputs differ.
+    """
+    taught, learned = plan.teacher.task, plan.student.reading.task
+    if taught != learned:
+        raise ValueError(f"The teacher {teacher} is for {taught}, but the student learns {learned}: name another one.")
+    if plan.row != plan.student.answers:
+        raise ValueError(
+            f"The teacher {teacher} answers with {list(plan.row)} outputs an example and the student with "
+            f"{list(plan.student.answers)}: both need the same classes, in the same order."
+        )
