@@ -151,7 +151,7 @@ def test_missing_and_damaged_members_are_named_before_training(
     classifier: Any, members: Any, data: Any, trainer: Any
 ) -> None:
     paths = members(5, 9)
-    with pytest.raises(FileNotFoundError, match=r"gone.ckpt is no file"):
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint gone.ckpt"):
         fit(Ensemble([*paths, "gone.ckpt"]), classifier(), data, trainer)
     Path(paths[1]).write_bytes(Path(paths[1]).read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"member1.ckpt is damaged"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as L
@@ -89,10 +88,9 @@ def test_what_a_sampler_repeats_is_known() -> None:
     for rank in range(2):
         sampler = DistributedSampler(dataset, 2, rank, shuffle=False)
         loader = DataLoader(dataset, 2, sampler=sampler)
-        ranks.append([positions(loader, i, len(batch[0]), 2).tolist() for i, batch in enumerate(loader)])
-    assert ranks == [[[0, 2], [4]], [[1, 3], [-1]]]
-    assert positions(SimpleNamespace(sampler=None), 0, 3, 2) is None
-    assert positions(DataLoader(dataset, 2), 1, 2, 1).tolist() == [2, 3]
+        ranks.append([batch[0].tolist() for batch in loader] + positions(loader, torch.arange(3)).tolist())
+    assert ranks == [[[0, 2], [4], 0, 2, 4], [[1, 3], [0], 1, 3, -1]]
+    assert positions(DataLoader(dataset, 2), torch.tensor([2, 3])).tolist() == [2, 3]
 
 
 def test_what_ranks_have_seen_is_put_in_order_and_repeats_and_unknown_targets_are_left_out() -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lightning_rules.combine.averaging import mean_loss
 from lightning_rules.combine.cascade_choice import Decided, all_right, decide, refuse_contradictions, save_curves
-from lightning_rules.combine.cascade_stages import made, refuse_other_classes, seconds_an_example, stage_readings
+from lightning_rules.combine.cascade_stages import refuse_other_classes, seconds_an_example, stage_readings
 from lightning_rules.combine.collector import Collector
+from lightning_rules.combine.member import member
 from lightning_rules.combine.reading import Answer, Reading, Task, call, probabilities, read, targets_of
 from lightning_rules.combine.routing import stops
 from lightning_rules.combine.scores import comparable_targets, known
@@ -84,9 +85,9 @@ class Cascade(L.LightningModule):
         self.accuracy, self.cost, self.recall = accuracy, cost, recall
         self.risk, self.coverage = risk, coverage
         refuse_contradictions({name: getattr(self, name) for name in WANTED}, thresholds, costs, len(stages))
-        together = [made(stage) for stage in stages]
-        self.stages = nn.ModuleList(module for module, _ in together)
-        self._described = [described for _, described in together]
+        together = [member(stage, f"stage {number}") for number, stage in enumerate(stages)]
+        self.stages = nn.ModuleList(stage.module for stage in together)
+        self._described = [stage.description or description(type(stage.module), {}) for stage in together]
         self.costs: list[float] | None = None if isinstance(costs, str) else [float(one) for one in costs]
         self.cost_unit = cost_unit or (costs if isinstance(costs, str) else "units of cost")
         if costs == "parameters":

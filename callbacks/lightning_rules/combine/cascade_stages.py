@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import contextvars
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_rules.combine.jury import readings_of
-from lightning_rules.combine.reading import Reading, call, read
-from lightning_rules.combine.stored_module import build, description, load_module, named_class, read_checkpoint
+from lightning_rules.combine.reading import Reading, call, read, reading_of
 
 REPEATS = 5  # timed calls of a stage, after one that is not
-
-
-def made(stage: str | os.PathLike[str] | Mapping[str, Any] | nn.Module) -> tuple[nn.Module, dict[str, Any]]:
-    """A stage and its :func:`description`, from a module, the path of a checkpoint, or a description.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be made.
-    """
-    # LightningCLI gives what it has parsed to every module that saves its hyperparameters, and would to members too
-    with torch.random.fork_rng(devices=[]):
-        return contextvars.Context().run(_made, stage)
-
-
-def _made(stage: Any) -> tuple[nn.Module, dict[str, Any]]:
-    if isinstance(stage, nn.Module):
-        checkpoint: dict[str, Any] = {"hyper_parameters": dict(getattr(stage, "hparams", {}))}
-        on_save_checkpoint: Any = getattr(stage, "on_save_checkpoint", None)
-        if callable(on_save_checkpoint):
-            on_save_checkpoint(checkpoint)
-        return stage, description(type(stage), checkpoint)
-    if isinstance(stage, Mapping):
-        found = named_class(stage.get("hyper_parameters", {}), "a stage of the cascade")
-        return build(found, stage, "a stage of the cascade"), dict(stage)
-    module = load_module(stage)
-    return module, description(type(module), read_checkpoint(stage))
 
 
 def stage_readings(stages: Iterable[nn.Module], batch: Any) -> list[Reading]:
@@ -51,7 +21,7 @@ def stage_readings(stages: Iterable[nn.Module], batch: Any) -> list[Reading]:
     Raises:
         ValueError: It cannot be found out, the stages differ in their task, or they answer with values.
     """
-    readings = readings_of(list(stages), batch)
+    readings = [reading_of(stage, batch) for stage in stages]
     tasks = [reading.task for reading in readings]
     if len(set(tasks)) > 1:
         raise ValueError(f"The stages of a cascade answer the same question, but these are for {', '.join(tasks)}.")

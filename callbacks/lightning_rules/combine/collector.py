@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
+from lightning_rules.combine.positions import positions
 from lightning_rules.ranks import gather
 
 
@@ -34,7 +34,8 @@ class Collector:
             loader = loader[loader_idx]
         first, rows = self._seen.get(loader_idx, 0), len(tensors[0])
         self._seen[loader_idx] = first + rows
-        places, kept = _places(loader, torch.arange(first, first + rows))
+        places = positions(loader, torch.arange(first, first + rows))
+        kept = places >= 0
         number = torch.full((int(kept.sum()),), loader_idx)
         self._parts.append((number, places[kept], *(tensor.detach().cpu()[kept] for tensor in tensors)))
 
@@ -55,14 +56,3 @@ class Collector:
 
 def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Any, ...]:
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
-
-
-def _places(loader: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a rank's rows stand in the whole pass, and which of them do not repeat others."""
-    sampler = getattr(loader, "sampler", None)
-    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    for one in (sampler, inner):
-        if isinstance(one, DistributedSampler):
-            places = rows * one.num_replicas + one.rank
-            return places, places < len(one.dataset)  # type: ignore[arg-type]
-    return rows, torch.ones_like(rows, dtype=torch.bool)

@@ -95,7 +95,7 @@ class EnsembleModule(pl.LightningModule):
             )
         if average not in ("probabilities", "logits"):
             raise ValueError(f"Expected `average` to be 'probabilities' or 'logits', but got {average!r}.")
-        made = [member(source, place, module_class) for place, source in enumerate(members)]
+        made = [member(source, f"member {place}", module_class) for place, source in enumerate(members)]
         self.facts = {**check_members(made), **(facts or {})}
         self.members = nn.ModuleList([one.module for one in made])
         self.descriptions = [one.description for one in made]
@@ -197,10 +197,10 @@ class EnsembleModule(pl.LightningModule):
             self.scores[key] = EpochScores().to(self.device)
         loaders = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
         loader = loaders[dataloader_idx] if isinstance(loaders, (list, tuple)) else loaders
-        places = positions(loader, batch_idx, len(answer.values), self.trainer.world_size)
         scores: Any = self.scores[key]
-        targets = targets_of(self.members[0], batch)
-        scores.update(answer, targets, self.reading.task, None if places is None else places >= 0)
+        rows = torch.arange(scores.seen, scores.seen + len(answer.values))
+        scores.seen += len(answer.values)
+        scores.update(answer, targets_of(self.members[0], batch), self.reading.task, positions(loader, rows) >= 0)
 
     def _log_scores(self, stage: str) -> None:
         for key, scores in self.scores.items():

@@ -26,6 +26,13 @@ class EpochScores(Metric):
             self.add_state(name, torch.tensor(0.0, dtype=torch.double), dist_reduce_fx="sum")
         self.calibration = BinaryCalibrationError(n_bins=BINS, validate_args=False)
         self.task: Task | None = None
+        self.seen = 0  # examples that this rank was given, those that do not count too
+
+    def reset(self) -> None:
+        """Start anew."""
+        super().reset()
+        self.calibration.reset()
+        self.seen = 0
 
     def update(self, answer: Answer, targets: Tensor, task: Task, counted: Tensor | None = None) -> None:
         """Take in a batch.

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from torch.utils.data.distributed import DistributedSampler
 
 from lightning_rules.combine.averaging import mean_loss
-from lightning_rules.combine.positions import positions
+from lightning_rules.combine.positions import is_divided, positions
 from lightning_rules.combine.reading import Answer, Reading, call, read, reading_of, targets_of
 from lightning_rules.combine.scores import Scores, comparable_targets, known, scores
 from lightning_rules.loaders import copy_of
@@ -107,11 +106,10 @@ class Evaluation:
         return _joined([row for of_rank in gather(self.trainer, rows) for row in of_rank], reading)
 
     def _rows(self, module: nn.Module, reading: Reading) -> Iterator[Rows]:
-        world = self.trainer.world_size
-        stride = world if _same_on_all_ranks(self.loader) else 1
+        stride = self.trainer.world_size if _same_on_all_ranks(self.loader) else 1
         first = self.trainer.global_rank if stride > 1 else 0
-        batches = enumerate(_strided(self.loader, first, stride))
-        for number, batch in islice(batches, self.limit):
+        seen = 0
+        for number, batch in enumerate(islice(_strided(self.loader, first, stride), self.limit)):
             batch = self.view.to_device(batch)
             targets = targets_of(module, batch)
             if not isinstance(targets, Tensor):
@@ -119,19 +117,21 @@ class Evaluation:
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 answer = read(call(module, batch), reading)
             variances = None if answer.variances is None else answer.variances.cpu()
-            answer = Answer(answer.values.cpu(), variances)
-            if stride > 1:
-                number, ranks = first + number * stride, 1
+            rows = torch.arange(len(answer.values))
+            if stride > 1:  # this rank has each so-manieth batch, all of one size but the very last
+                rows += (first + number * stride) * int(self.loader.batch_size or 1)
             else:
-                ranks = world
-            places = positions(self.loader, number, len(answer.values), ranks)
-            yield Rows(places, answer, targets.detach().cpu())
+                rows += seen
+            seen += len(rows)
+            known_order = stride > 1 or self.trainer.world_size == 1 or is_divided(self.loader)
+            places = positions(self.loader, rows) if known_order else None
+            yield Rows(places, Answer(answer.values.cpu(), variances), targets.detach().cpu())
 
 
 def _same_on_all_ranks(loader: Any) -> bool:
     """Whether each rank would read all examples: a plain loader that nobody has divided."""
-    divided = isinstance(getattr(loader, "sampler", None), DistributedSampler)
-    return isinstance(loader, DataLoader) and not divided and not isinstance(loader.dataset, IterableDataset)
+    numbered = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    return numbered and loader.batch_size is not None and not is_divided(loader)
 
 
 def _strided(loader: Any, first: int, stride: int) -> Iterator[Any]:

@@ -6,12 +6,14 @@ import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lightning_rules.stand_ins import stand_in
 
 RECENT = 8  # batches remembered; a loop reads one or two ahead
 
@@ -131,21 +133,18 @@ def _names(kind: type) -> dict[str, Any]:
 
 def index_as_they_come(trainer: Any, indices: Indices, undo: ExitStack) -> None:
     """Index each training loader on its way into the run, until ``undo`` is closed."""
-    strategy, plugin = trainer.strategy, trainer.precision_plugin
-    process, convert = strategy.process_dataloader, plugin.convert_input
 
-    def index_and_process(loader: Any) -> Any:
+    def index_and_process(process: Callable[[Any], Any], loader: Any) -> Any:
         fits = trainer.training and why_not_indexed(loader) is None
         # first, for rules that follow a loader through the run follow the object that comes out last
         return process(indexed(loader, indices) if fits else loader)
 
-    def look_and_convert(batch: Any) -> Any:
+    def look_and_convert(convert: Callable[[Any], Any], batch: Any) -> Any:
         indices.look(batch)
         return convert(batch)
 
-    strategy.process_dataloader, plugin.convert_input = index_and_process, look_and_convert
-    undo.callback(vars(strategy).pop, "process_dataloader", None)
-    undo.callback(vars(plugin).pop, "convert_input", None)
+    stand_in(trainer.strategy, "process_dataloader", lambda process: partial(index_and_process, process), undo)
+    stand_in(trainer.precision_plugin, "convert_input", lambda convert: partial(look_and_convert, convert), undo)
     undo.callback(indices.forget)
 
 

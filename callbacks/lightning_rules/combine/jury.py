@@ -7,19 +7,11 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_rules.combine.collector import Collector
 from lightning_rules.combine.reading import Reading, call, read, reading_of, targets_of
 from lightning_rules.combine.scores import comparable_targets, known
-
-
-def readings_of(modules: Sequence[nn.Module], batch: Any) -> list[Reading]:
-    """How to read each module, also within an evaluation, which knows no gradients."""
-    with torch.inference_mode(False):  # a module's own loss tells, and has to have a gradient
-        batch = apply_to_collection(batch, Tensor, torch.clone)
-        return [reading_of(module, batch) for module in modules]
 
 
 class Jury(L.LightningModule):
@@ -53,7 +45,7 @@ class Jury(L.LightningModule):
             ValueError: They differ in their task or in the number of their outputs.
         """
         if not self.readings:
-            self.readings = readings_of(list(self.modules_asked), batch)
+            self.readings = [reading_of(module, batch) for module in self.modules_asked]
         both = zip(self.modules_asked, self.readings, strict=True)
         values = [read(call(module, batch), reading).values for module, reading in both]
         asked = {(reading.task, value.shape) for reading, value in zip(self.readings, values, strict=True)}

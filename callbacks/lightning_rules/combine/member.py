@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from torch import nn
 
 from lightning_rules.combine.stored_module import build, description, load_module, named_class, read_checkpoint
 from lightning_rules.repository.kept_runs import checkpoint_file
+from lightning_rules.untouched import untouched
 
 T = TypeVar("T")
 # What a data module tells of classes and inputs, in its part of a checkpoint.
@@ -37,12 +39,12 @@ class Member:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def member(source: Any, place: int, module_class: type | None = None) -> Member:
+def member(source: Any, name: str, module_class: type | None = None) -> Member:
     """A member from a module, a checkpoint (its path, tag or run), or a description out of a saved ensemble.
 
     Args:
         source: One of these.
-        place: Its place among the members, from 0.
+        name: What to call it where it has no path.
         module_class: Its class, where a checkpoint does not name it.
 
     Raises:
@@ -50,7 +52,6 @@ def member(source: Any, place: int, module_class: type | None = None) -> Member:
         ValueError: The file is damaged or its module cannot be made.
         TypeError: The source is none of these.
     """
-    name = f"member {place}"
     if isinstance(source, nn.Module):
         return Member(name, source.eval(), _classes(source), description_of(source))
     if isinstance(source, (str, os.PathLike)):
@@ -73,8 +74,12 @@ def _classes(module: nn.Module) -> int | None:
 
 
 def outside_of_cli(step: Callable[[], T]) -> T:
-    """Run a step that makes modules; while LightningCLI makes the ensemble, they would take its hyperparameters."""
-    return contextvars.Context().run(step)
+    """Run a step that makes modules, and draw no random number of the run.
+
+    While LightningCLI makes an ensemble, its members would take the ensemble's hyperparameters for their own.
+    """
+    with untouched():
+        return contextvars.Context().run(step)
 
 
 def description_of(module: nn.Module) -> dict[str, Any] | None:
@@ -83,6 +88,9 @@ def description_of(module: nn.Module) -> dict[str, Any] | None:
         return None
     saved: Any = module.hparams
     kept = {"hyper_parameters": dict(saved), "hparams_name": getattr(module, "_hparams_name", None)}
+    add: Any = getattr(module, "on_save_checkpoint", None)
+    with contextlib.suppress(Exception):  # anybody's code, which may look for more than is in here
+        add(kept)  # as that of an ensemble, which tells of its members, or of a module that needs no download any more
     return description(type(module), kept)
 
 

@@ -48,7 +48,7 @@ class MemberFiles:
     def _known(self, path: str, place: int) -> Member:
         """What there is to know of a member; its network is not kept."""
         if not self.own:
-            return replace(member(path, place, self._class_of(path)), module=None)
+            return replace(member(path, f"member {place}", self._class_of(path)), module=None)
         checkpoint = read_checkpoint(path)
         return Member(path, None, None, description(type(self.owner), checkpoint), facts_of(checkpoint))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from lightning_rules.batches import fields_of, split_batch
 from lightning_rules.losses import LossCall, seen_losses
@@ -170,11 +171,14 @@ def reading_of(module: nn.Module, batch: Any) -> Reading:
         TypeError: ``forward`` returns nothing that can be read.
         ValueError: Neither the loss nor the targets tell the task; give ``task`` by hand.
     """
-    with untouched(module), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), untouched(module):  # also within an evaluation, which knows no gradients
+        batch = tree_map_only(Tensor, torch.clone, batch)
         module.eval()
         with torch.no_grad():
             returned = call(module, batch)
         output, _ = _parts(returned)
+        for parameter in module.parameters():  # the loss of frozen ones has no gradient, by which it is known
+            parameter.requires_grad_(parameter.is_floating_point() and not parameter.is_inference())
         loss = _loss_call(module, batch)
     task = _TASKS[loss.kind] if loss is not None else _guessed(output, targets_of(module, batch))
     return Reading(task, _scale(output.detach().float(), task, loss))

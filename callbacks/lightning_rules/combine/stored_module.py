@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lightning_rules.untouched import untouched
+
 HYPER_PARAMETERS = ("hyper_parameters", "hparams_name", "hparams_type")
 
 
@@ -65,7 +67,8 @@ def load_module(path: str | os.PathLike[str], module_class: type | None = None) 
     """
     checkpoint = read_checkpoint(path)
     found = module_class or named_class(checkpoint.get("hyper_parameters", {}), path)
-    module = build(found, checkpoint, path)
+    with untouched():  # modules draw random numbers while they are made
+        module = build(found, checkpoint, path)
     if callable(getattr(module, "on_load_checkpoint", None)):
         module.on_load_checkpoint(checkpoint)
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from lightning_rules.batches import leaves
 from lightning_rules.loaders import copied_sampler, peek
 from lightning_rules.rule import NotApplicable
+from lightning_rules.stand_ins import stand_in
 
 LOOKED_AT = 512  # examples among which the largest are sought
 
@@ -42,16 +44,13 @@ def resized(loader: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
 
 def resize_as_they_come(trainer: Any, batch_size: int, undo: ExitStack) -> None:
     """Resize each training loader on its way into the run, wherever it comes from, until ``undo`` is closed."""
-    strategy = trainer.strategy
-    process = strategy.process_dataloader
 
-    def resize_and_process(loader: Any) -> Any:
+    def resize_and_process(process: Callable[[Any], Any], loader: Any) -> Any:
         fits = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
         # first, for rules that follow a loader through the run follow the object that comes out last
         return process(resized(loader, batch_size) if trainer.training and fits else loader)
 
-    strategy.process_dataloader = resize_and_process
-    undo.callback(vars(strategy).pop, "process_dataloader", None)
+    stand_in(trainer.strategy, "process_dataloader", lambda process: partial(resize_and_process, process), undo)
 
 
 def examples_in(loader: DataLoader[Any]) -> int | None:

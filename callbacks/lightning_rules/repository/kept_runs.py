@@ -243,7 +243,9 @@ def checkpoint_file(what: str | Path, folder: str | Path = ".") -> Path:
     try:
         repository = Repository.find(folder)
     except NoRepository as error:
-        raise FileNotFoundError(f"{what} is no file, and not to be found as a tag or a run: {error}") from error
+        raise FileNotFoundError(
+            f"There is no checkpoint {what}: it is no file, and no tag or run, for here is no git repository."
+        ) from error
     return intact_checkpoint(find_kept(what, repository), repository.root)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 from lightning_rules.reproduce import loop_position
@@ -17,6 +19,7 @@ from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.reproduce.seeded_batches import SeededBatches, is_stateful, obstacle
 from lightning_rules.rule import Rule
 from lightning_rules.shards import shards
+from lightning_rules.stand_ins import stand_in
 
 KEY = "exact_resume"
 # Lightning's warning about loaders without a state of their own.
@@ -101,10 +104,8 @@ class ExactResume(Rule):
 
     def _follow_loaders(self, trainer: Any) -> None:
         """See each training loader between its making and its first iterator: only the strategy is called there."""
-        strategy = trainer.strategy
-        process = strategy.process_dataloader
 
-        def process_and_number(loader: Any) -> Any:
+        def numbered(process: Callable[[Any], Any], loader: Any) -> Any:
             loader = process(loader)
             if trainer.training and not is_stateful(loader) and obstacle(loader) is None:
                 batches = SeededBatches(loader)
@@ -113,8 +114,7 @@ class ExactResume(Rule):
                 self._batches = [one for one in self._batches if one.loader is not loader] + [batches]
             return loader
 
-        strategy.process_dataloader = process_and_number
-        self._undo.callback(vars(strategy).pop, "process_dataloader", None)
+        stand_in(trainer.strategy, "process_dataloader", lambda process: partial(numbered, process), self._undo)
 
     def _follow_loops(self, trainer: Any) -> None:
         """Two places of Lightning's loops without a hook: before an epoch begins, and between two batches."""

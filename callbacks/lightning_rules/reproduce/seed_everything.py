@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +20,7 @@ from lightning_rules.reproduce import environment
 from lightning_rules.reproduce.seeded import NAME, Mode, Seeded, judge, judge_weights
 from lightning_rules.reproduce.streams import Place, Purpose, SeededLoaders, start_stream
 from lightning_rules.rule import Rule
+from lightning_rules.stand_ins import stand_in
 
 
 class SeedEverything(Rule):
@@ -134,10 +137,8 @@ class SeedEverything(Rule):
 
     def _follow_loaders(self, trainer: Any) -> None:
         """See each loader between its making and its first iterator: only the strategy is called there."""
-        strategy = trainer.strategy
-        process = strategy.process_dataloader
 
-        def process_and_seed(loader: Any) -> Any:
+        def seeded(process: Callable[[Any], Any], loader: Any) -> Any:
             loader = process(loader)
             place = _place(trainer)
             if trainer.training:
@@ -147,8 +148,7 @@ class SeedEverything(Rule):
             self._loaders.add(loader, self._run_seed or 0, trainer.global_rank, trainer.training, place)
             return loader
 
-        strategy.process_dataloader = process_and_seed
-        self._undo.callback(vars(strategy).pop, "process_dataloader", None)
+        stand_in(trainer.strategy, "process_dataloader", lambda process: partial(seeded, process), self._undo)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Go on with the seed that a fresh run drew; what was restored is no fresh start."""
