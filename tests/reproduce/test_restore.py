@@ -274,7 +274,5 @@ def test_the_file_that_a_path_a_tag_or_a_run_means(project: Path, keep: Keep, tm
         checkpoint_file("digits/version_0")
     with pytest.raises(FileNotFoundError, match=r"nothing.ckpt is no tag, run or checkpoint that"):
         checkpoint_file("nothing.ckpt")
-    with pytest.raises(
-        FileNotFoundError, match=r"nothing is no file, and .* as a tag or a run: .*in no git repository"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint nothing: .*here is no git repository"):
         checkpoint_file("nothing", tmp_path / "home")
