@@ -36,7 +36,7 @@ def complaint(path: str, error: Exception, unpickling: bool) -> str | None:
         )
     # torch's text for a file that is no archive is about its own defaults, and misleads
     known = isinstance(error, RuntimeError)
-    reason = f" ({str(error).strip().partition(chr(10))[0]})" if known else ""
+    reason = f" ({str(error).strip().partition(chr(10))[0].partition('. ')[0]})" if known else ""
     return f"--ckpt_path {path} cannot be read as a checkpoint{reason}: give a .ckpt file that a fit has written."
 
 

@@ -46,7 +46,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             f"{file} holds {', '.join(unsafe[:3])}, which only unpickling makes, and that may run any code: save it "
             "again with plain values in its hyperparameters and callbacks."
         )
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
     return f"{file} is damaged or no checkpoint ({reason}): restore it from a copy, or leave it out."
 
 
