@@ -377,6 +377,19 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
     assert rest.seen == []
 
 
+class KnowsTheLastBatch(Classifier):
+    """Remembers which batches the Trainer calls the last of their epoch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.seen.append(["last", batch_idx, self.trainer.is_last_batch])
+
+
+def test_the_last_batch_of_an_epoch_is_known(unbroken_and_resumed: Callable[..., Any]) -> None:
+    _, _, whole, rest = unbroken_and_resumed("train_batch_end", 15, KnowsTheLastBatch)
+    assert rest == whole[30:]
+    assert [one for one in rest if one[0] == "last" and one[2]] == [["last", 11, True]] * 2
+
+
 class AsksToStop(Classifier):
     """Asks for the end once, before the run has the steps that it must have."""
 
