@@ -290,6 +290,19 @@ def test_same_bits_with_other_callbacks(unbroken_and_resumed: Callable[..., Any]
     assert differences(unbroken, resumed) == []
 
 
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_bits_with_a_generator_of_the_loader_that_is_seeded(
+    unbroken_and_resumed: Callable[..., Any], hook: str, workers: int
+) -> None:
+    def make() -> Classifier:
+        return Classifier(generator=torch.Generator, workers=workers)
+
+    unbroken, resumed, whole, rest = unbroken_and_resumed(hook, 15, make, run_of_all_rules)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert differences(unbroken, resumed) == []
+
+
 class Larger(Classifier):
     """Long enough a run to search a learning rate for."""
 

@@ -15,7 +15,6 @@ from lightning_rules.reproduce.loop_position import Hook
 from lightning_rules.reproduce.preemption import EXIT_CODE, REQUEUE, TERMINATE, Signals, ended_by_signal, save_last
 from lightning_rules.reproduce.rank_state import RankState, gather_ranks, put_back
 from lightning_rules.reproduce.resumption import NAME, Resumption, judge, obstacles_of, unfit
-from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.reproduce.seeded_batches import SeededBatches, is_stateful, obstacle
 from lightning_rules.rule import Rule
 from lightning_rules.shards import shards
@@ -201,9 +200,6 @@ class ExactResume(Rule):
         state = self._take_pending(trainer)
         put_back(trainer, state, [] if self._inexact else self._batches_now(trainer), running=False)
         loop_position.step_plateau_schedulers(trainer)
-        for callback in trainer.callbacks:
-            if isinstance(callback, SeedEverything):
-                callback.begin_epoch_anew()
 
     def _go_on(self, trainer: Any, data_fetcher: Any) -> None:
         """Find the place in the epoch again, then all that has been drawn and accumulated by then."""

@@ -177,10 +177,6 @@ class SeedEverything(Rule):
         self._start(trainer, "epoch", apart=True)
         self._loaders.start(self._run_seed or 0, trainer.global_rank, _place(trainer))
 
-    def begin_epoch_anew(self) -> None:
-        """In a resumed run, the loaders of the next epoch have been made at its very place, and drawn from since."""
-        self._loaders.forget_places()
-
     def _start(self, trainer: Any, purpose: Purpose, apart: bool) -> None:
         """Start the stream of this place in the run: another on each rank, or one for all."""
         rank = (trainer.global_rank,) if apart else ()

@@ -113,11 +113,6 @@ class SeededLoaders:
             if held.place != place:
                 held.start(seed, rank, place)
 
-    def forget_places(self) -> None:
-        """Let the next epoch start all streams, also of loaders that were made at its very place."""
-        for held in self.held:
-            held.place = (-1, -1)
-
     def put_back(self) -> None:
         """Give the loaders back as they came."""
         for held in self.held:
