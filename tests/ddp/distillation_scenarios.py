@@ -1,4 +1,4 @@
-"""What distillation and cascades promise under DDP; started by test_distillation_ddp.py, once a rank, or alone."""
+"""What distillation and cascades promise under DDP; run by combine_scenarios.py, whose start they share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -69,7 +69,7 @@ def data(count: int) -> TensorDataset:
 def teacher(name: str = "teacher.ckpt") -> str:
     """The same file in the folder of each scenario."""
     module = Net(32, seed=1)
-    hyper_parameters = {**module.hparams, "_class_path": "__main__.Net"}
+    hyper_parameters = {**module.hparams, "_class_path": f"{__name__}.Net"}
     if RANK == 0:
         torch.save({"state_dict": module.state_dict(), "hyper_parameters": hyper_parameters}, f"{name}.{RANK}")
         Path(f"{name}.{RANK}").replace(name)
@@ -121,5 +121,4 @@ def cascade() -> Any:
     }
 
 
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in (distil, refused, cascade)})
+SCENARIOS = (distil, refused, cascade)

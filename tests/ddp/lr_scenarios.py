@@ -93,7 +93,7 @@ def no_trace() -> dict[str, Any]:
 
 
 SCENARIOS = {
-    "plain": partial(scenario, budget=800),
+    "plain": scenario,
     "ranks_differ": partial(scenario, budget=800, skewed=True),
     "shuffled": partial(scenario, budget=800, shuffled=True),
     "raises_on_one_rank": partial(scenario, strict=True),

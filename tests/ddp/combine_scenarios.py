@@ -1,9 +1,10 @@
-"""What ensembles promise under DDP, as small runs; started by test_ensemble_ddp.py, once a rank."""
+"""What ensembles promise under DDP, as small runs; started by test_combine_ddp.py, once a rank."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import distillation_scenarios
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
@@ -121,4 +122,5 @@ def as_one_model() -> Any:
 
 
 if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in (of_a_list, of_a_run, of_snapshots, as_one_model)})
+    ours = (of_a_list, of_a_run, of_snapshots, as_one_model)
+    run_all({scenario.__name__: scenario for scenario in (*ours, *distillation_scenarios.SCENARIOS)})
