@@ -17,7 +17,9 @@ from lightning_rules import Ensemble, EnsembleModule, MovingAverage, Severity
 from lightning_rules.combine.comparison import compare
 from lightning_rules.combine.ensemble import judged
 from lightning_rules.combine.evaluation import Collected
+from lightning_rules.combine.member_files import MemberFiles
 from lightning_rules.combine.reading import Answer, Reading
+from lightning_rules.combine.stored_module import load_module
 from lightning_rules.rule import NotApplicable
 
 
@@ -179,6 +181,25 @@ def test_what_cannot_be_saved_is_compared_all_the_same(data: Any, classifier: An
     assert not Path("run/ensemble/ensemble.ckpt").exists()
 
 
+def test_hyperparameters_of_another_network_are_noticed(data: Any, classifier: Any, trainer: Any) -> None:
+    class Forgets(classifier):  # type: ignore[misc]
+        def __init__(self, width: int = 8) -> None:
+            super().__init__(width)
+            del self.hparams["width"]
+
+    rule = Ensemble()
+    fit(rule, Forgets(5), data, trainer, keep())
+    assert "Forgets made again from its hyperparameters has other layers" in messages(rule, Severity.WARNING)
+    assert not Path("run/ensemble/ensemble.ckpt").exists()
+
+
+def test_a_choice_of_one_member_can_be_loaded_too(members: Any, classifier: Any) -> None:
+    files = MemberFiles(members(5, 9), classifier(), own=False)
+    files.save_ensemble(Path("one.ckpt"), Reading("multiclass"), "probabilities", torch.tensor([0.0, 1.0]))
+    ensemble, x = EnsembleModule.load_from_checkpoint("one.ckpt", weights_only=True), torch.randn(4, 4)
+    torch.testing.assert_close(ensemble(x).exp(), load_module("member1.ckpt", classifier)(x).softmax(1))
+
+
 def test_one_checkpoint_is_no_ensemble(classifier: Any, data: Any, trainer: Any) -> None:
     rule = Ensemble()
     fit(rule, classifier(), data, trainer, keep(1))
@@ -233,6 +254,15 @@ def test_the_winner_is_chosen_on_validation() -> None:
     assert compared(worse, worse, others={"ensemble": (better, 2)}).winner == "ensemble"
     assert compared(better, worse, others={"ensemble": (worse, 2)}).winner == "single best"
     assert compared(better, worse).best == 0
+
+
+def test_by_accuracy_the_loss_does_not_count() -> None:
+    right, sure = said(80, 0), said(75, 1)
+    right["val"].answer.values[80:] *= 20  # very sure, also where it is wrong
+    wrong = right["val"].answer.values.argmax(1) != CLASSES
+    right["val"].answer.values[wrong] *= 50
+    assert compared(right, sure, criterion="accuracy").best == 0
+    assert compared(right, sure).best == 1
 
 
 def test_among_equals_the_cheaper_wins() -> None:

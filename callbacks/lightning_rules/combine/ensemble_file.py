@@ -86,8 +86,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]
     Raises:
         OSError: The file cannot be written; nothing is left of it.
     """
-    # clones: tensors may share one storage, all of which would be written for each
-    state = {name: value.detach().cpu().clone() for name, value in checkpoint["state_dict"].items()}
+    state = {name: value.detach().cpu() for name, value in checkpoint["state_dict"].items()}
     whole = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__, **checkpoint}
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -56,7 +56,7 @@ class Cycles:
         number, within = divmod(self.step, length)
         for group, base in zip(trainer.optimizers[0].param_groups, self.base, strict=True):
             group["lr"] = base * (1 + math.cos(math.pi * within / length)) / 2
-        return bool(within == 0 and 0 < number < self.count)
+        return bool(within == 0 and number > 0)
 
     def _watched(self, trainer: Any) -> bool:
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
