@@ -104,6 +104,16 @@ def test_snapshots_of_cosine_cycles(classifier: Any, data: Any, trainer: Any) ->
     assert len(rule.comparison.members) == 3
 
 
+def test_a_resumed_run_goes_on_with_its_snapshots(classifier: Any, data: Any, trainer: Any) -> None:
+    every = ModelCheckpoint("run/every", save_top_k=-1, filename="{epoch}")
+    fit(Ensemble("snapshots", cycles=3), classifier(lr=0.2), data, trainer, every)
+    rule, module = Ensemble("snapshots", cycles=3), classifier(lr=0.2)
+    resumed = trainer(callbacks=[rule], default_root_dir="run")
+    resumed.fit(module, datamodule=data, ckpt_path="run/every/epoch=1.ckpt", weights_only=True)
+    assert [Path(name).name for name in rule.comparison.members] == [f"snapshot-{i}.ckpt" for i in (1, 2, 3)]
+    assert rule._cycles.base == [0.2]
+
+
 class Cyclic:
     """A classifier with a schedule of its own; made here, since its base is a fixture."""
 

@@ -80,3 +80,17 @@ def test_hyperparameters_in_one_argument(classifier: Any) -> None:
     described = description(Hparams, {"hyper_parameters": {"width": 3}, "hparams_name": "hparams", "state_dict": {}})
     assert described["hyper_parameters"]["_class_path"].endswith("Hparams")
     assert build(Hparams, described, "x").net[0].out_features == 3
+
+
+def test_a_module_may_mend_its_checkpoint(members: Any, classifier: Any) -> None:
+    (path,) = members(5)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = {f"old.{name}": value for name, value in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, path)
+
+    class Mends(classifier):  # type: ignore[misc]
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name.removeprefix("old."): value for name, value in state.items()}
+
+    assert load_module(path, Mends).net[0].out_features == 5
