@@ -146,7 +146,7 @@ def test_each_rule_can_be_ignored(rule: Any) -> None:
     [
         (
             {"loss-at-start": "because"},
-            "Cannot ignore the rule 'loss-at-start': the recommended rules are seed-everything, ",
+            "Cannot ignore the rule 'loss-at-start': the rules here are seed-everything, ",
         ),
         ({"loss-at-init": " "}, "Expected a reason for ignoring 'loss-at-init', one sentence, but got ' '"),
     ],

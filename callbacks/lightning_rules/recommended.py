@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.optimise.gradient_clipping import GradientClipping
+from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
 RECOMMENDED: tuple[type[Rule], ...] = (SeedEverything, LastLayerBiasInit, GradientClipping, LossAtInit)
 
 
-def recommended(ignore: Mapping[str, str] | None = None) -> list[Rule]:
+def recommended(ignore: Mapping[str, str] | None = None, budget: float | None = 10.0) -> list[Rule]:
     """The rules that are safe to add to any run: ``Trainer(callbacks=[*recommended(), *mine])``.
 
     Args:
-        ignore: Names of rules to leave out, each with the reason, which the findings then tell:
-            ``{"loss-at-init": "the loss is a lower bound, not a likelihood"}``.
+        ignore: Names of rules to leave out, or of single aspects of an audit, each with the reason, which the
+            findings then tell: ``{"loss-at-init": "the loss is a lower bound, not a likelihood"}``.
+        budget: Seconds that the checks before the first step may take together; what does not fit in is skipped, and
+            says so. None for no limit.
 
     Returns:
         New instances, in the order in which they have to stand in the list.
 
     Raises:
-        ValueError: ``ignore`` names a rule that is not among these, or gives no reason.
+        ValueError: ``ignore`` names a rule that is not among these, or gives no reason; ``budget`` is not positive.
     """
-    ignore = dict(ignore or {})
-    names = [rule.name for rule in RECOMMENDED]
+    return make(RECOMMENDED, ignore or {}, budget)
+
+
+def make(classes: Sequence[type[Rule]], ignore: Mapping[str, str], budget: float | None) -> list[Rule]:
+    """An instance of each of these rules; as :func:`recommended`, for another choice of rules."""
+    names = {rule.name: rule.aspects for rule in classes}
     for name, reason in ignore.items():
-        if name not in names:
-            raise ValueError(f"Cannot ignore the rule {name!r}: the recommended rules are {', '.join(names)}.")
+        if name not in names and not any(name in aspects for aspects in names.values()):
+            known = ", ".join([*names, *(aspect for aspects in names.values() for aspect in aspects)])
+            raise ValueError(f"Cannot ignore the rule {name!r}: the rules here are {known}.")
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"Expected a reason for ignoring {name!r}, one sentence, but got {reason!r}.")
-    return [Ignored(rule.name, ignore[rule.name]) if rule.name in ignore else rule() for rule in RECOMMENDED]
+    return [_made(rule, ignore, budget) for rule in classes]
+
+
+def _made(rule: type[Rule], ignore: Mapping[str, str], budget: float | None) -> Rule:
+    if rule.name in ignore:
+        return Ignored(rule.name, ignore[rule.name])
+    made = rule(budget=budget) if issubclass(rule, PreflightCheck) else rule()
+    made.ignored = {name: ignore[name] for name in rule.aspects if name in ignore}
+    return made
 
 
 class Ignored(Rule):

@@ -29,6 +29,8 @@ T = TypeVar("T")
 class NotApplicable(Exception):
     """Raised by a measurement that has nothing to say about this run; its text completes "does not apply: ..."."""
 
+    prefix = "Does not apply: "
+
 
 class Rule(Callback, ABC):
     """A rule of training as a Lightning callback.
@@ -47,6 +49,8 @@ class Rule(Callback, ABC):
         name: The rule's name in kebab case: the pattern, not the remedy, so that "ignore NAME" makes sense.
         source: Author, year and section of the text that states the rule.
         kind: ``"enforce"`` (it acts), ``"check"`` (it judges) or ``"report"`` (it shows).
+        aspects: The names under which an audit of many rules reports; its findings carry them in place of ``name``.
+        ignored: Names, of the rule's aspects or its own, whose findings are only told as ignored, each with the reason.
 
     Args:
         on_error: What an ``ERROR`` finding does: ``"warn"`` logs it, ``"raise"`` stops the run, on all ranks alike.
@@ -58,12 +62,14 @@ class Rule(Callback, ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     kind: ClassVar[Literal["enforce", "check", "report"]]
+    aspects: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, on_error: Literal["warn", "raise"] = "warn") -> None:
         if on_error not in ("warn", "raise"):
             raise ValueError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
         self.on_error = on_error
         self.findings: list[Finding] = []
+        self.ignored: dict[str, str] = {}
         self._folder: str | None = None
         self._key: str | None = None
 
@@ -108,11 +114,11 @@ class Rule(Callback, ABC):
             findings = found or []
             refusals = [refusal] if refusal else []
         if refusals:
-            findings = [Finding(self.name, Severity.INFO, f"Does not apply: {refusals[0]}")]
+            findings = [Finding(self.name, Severity.INFO, refusals[0])]
         return self._record(trainer, findings, acted=self.kind == "enforce" and not refusals)
 
     def _record(self, trainer: Any, findings: Iterable[Finding], acted: bool) -> list[Finding]:
-        findings = [replace(finding, step=trainer.global_step) for finding in findings]
+        findings = [replace(self._unless_ignored(finding), step=trainer.global_step) for finding in findings]
         said = {(finding.severity, finding.message) for finding in self.findings}
         new = {(finding.severity, finding.message): finding for finding in findings}
         fresh = [finding for key, finding in new.items() if key not in said]
@@ -124,6 +130,13 @@ class Rule(Callback, ABC):
         if errors and self.on_error == "raise":
             raise RuntimeError(f"{self.name}: {errors[0].message} {errors[0].advice}".rstrip())
         return findings
+
+    def _unless_ignored(self, finding: Finding) -> Finding:
+        """The finding; in its place, where it is an alarm that the user ignores, that and why."""
+        if finding.severity < Severity.WARNING or finding.rule not in self.ignored:
+            return finding
+        reason = self.ignored[finding.rule].strip().rstrip(".")
+        return replace(finding, severity=Severity.INFO, message=f"Ignored, {reason}: {finding.message}", advice="")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the findings of an earlier fit. A subclass that overrides this calls ``super().setup(...)``."""
@@ -159,10 +172,11 @@ def _attempt(step: Callable[[], T]) -> tuple[T | None, str]:
     try:
         return step(), ""
     except NotApplicable as reason:
-        return None, str(reason)
+        return None, f"{reason.prefix}{reason}"
     except Exception as error:
         log.debug("A measurement failed; the run goes on without it.", exc_info=True)
-        return None, f"the measurement failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        said = str(error).partition(chr(10))[0]
+        return None, f"{NotApplicable.prefix}the measurement failed with {type(error).__name__}: {said}"
 
 
 def _findings_of(trainer: Any) -> list[Finding]:

@@ -73,8 +73,31 @@ class View:
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
         return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
+    def validation_batches(self, count: int, pick: Callable[[Any], T] = lambda batch: batch) -> list[T]:
+        """The first batches of the first validation loader, on the host, as :meth:`batches` reads them.
+
+        Raises:
+            NotApplicable: There is no validation loader, or its data can be read only once.
+        """
+        loaders = self.validation_loaders
+        limits = self.trainer.num_val_batches
+        limit = limits[0] if isinstance(limits, list) and limits else limits
+        if not loaders or not limit:
+            raise NotApplicable("the run has no validation loader.")
+        return peek(loaders[0], int(min(count, limit)), pick)
+
+    @property
+    def validation_loaders(self) -> list[Any]:
+        """The run's validation loaders, in order."""
+        loaders = self.trainer.val_dataloaders
+        iterables = getattr(loaders, "iterables", loaders)  # a CombinedLoader, or what it was made of
+        if isinstance(iterables, Mapping):
+            return list(iterables.values())
+        several = isinstance(iterables, (list, tuple)) and all(hasattr(loader, "dataset") for loader in iterables)
+        return list(iterables) if several else [] if iterables is None else [iterables]
+
     @contextmanager
-    def step(self, batch: Any, batch_idx: int = 0) -> Iterator[Step]:
+    def step(self, batch: Any, batch_idx: int = 0, evaluation: bool = False) -> Iterator[Step]:
         """Run the user's ``training_step`` on a batch; when the block ends, everything it touched is put back.
 
         Nothing is logged, no optimiser moves, the process group is not used (the module runs, not its DDP wrapper),
@@ -83,6 +106,8 @@ class View:
         Args:
             batch: A batch on the host, from :meth:`batches`.
             batch_idx: What the step is told.
+            evaluation: Run the step with every submodule in evaluation mode, so that dropout is off and batch norm
+                treats each example by itself.
 
         Yields:
             The loss and the calls that made it; their graphs end with the block.
@@ -95,10 +120,30 @@ class View:
             torch.enable_grad(),
             self.trainer.precision_plugin.train_step_context(),
         ):
+            if evaluation:
+                self.module.eval()
             batch = self.to_device(batch)
             with seen_losses(self.module) as calls:
                 loss = self._training_step(batch, batch_idx)
             yield Step(loss if loss is not None else next(iter(seen), None), _behind([loss, *seen], calls))
+
+    @contextmanager
+    def validation_step(self, batch: Any, batch_idx: int = 0) -> Iterator[Step]:
+        """Run the user's ``validation_step`` as :meth:`step` runs ``training_step``: in evaluation mode, nothing kept.
+
+        Gradients are enabled, so that the calls of loss functions are seen.
+
+        Raises:
+            NotApplicable: As for :meth:`step`, or the module has no ``validation_step``.
+        """
+        if type(self.module).validation_step is namespace_of(self.module).LightningModule.validation_step:
+            raise NotApplicable("the module has no validation_step.")
+        with self.on_loan(), torch.enable_grad(), self.trainer.precision_plugin.val_step_context():
+            self.module.eval()
+            batch = self.to_device(batch)
+            with seen_losses(self.module) as calls:
+                returned = self.module.validation_step(*_arguments(self.module.validation_step, batch, batch_idx))
+            yield Step(_loss_in(returned), calls)
 
     @contextmanager
     def on_loan(self) -> Iterator[list[Tensor]]:
@@ -120,9 +165,7 @@ class View:
             return self._training_step(self.to_device(batch), batch_idx)
 
     def _training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        returned = self.module.training_step(*_arguments(self.module.training_step, batch, batch_idx))
-        loss = returned.get("loss") if isinstance(returned, Mapping) else returned
-        return loss if isinstance(loss, Tensor) else None
+        return _loss_in(self.module.training_step(*_arguments(self.module.training_step, batch, batch_idx)))
 
     def _refuse_what_cannot_be_run(self) -> None:
         refuse_shards(self.trainer)
@@ -130,6 +173,12 @@ class View:
             raise NotApplicable("lazy layers get their parameters, and draw random numbers, at the first batch.")
         if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
             raise NotApplicable("training_step draws its batches from the loader's iterator itself.")
+
+
+def _loss_in(returned: Any) -> Tensor | None:
+    """The loss in what a step returned."""
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    return loss if isinstance(loss, Tensor) else None
 
 
 def _behind(losses: list[Tensor | None], calls: list[LossCall]) -> list[LossCall]:

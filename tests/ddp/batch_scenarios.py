@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -72,6 +72,3 @@ SCENARIOS = {
     "uneven": partial(scenario, count=301),
     "accumulated": partial(scenario, room=40, global_batch_size=128),
 }
-
-if __name__ == "__main__":
-    run_all(SCENARIOS)

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -140,7 +140,3 @@ def resumed() -> Any:
 SCENARIOS: list[Callable[[], Any]] = [
     kept, tagged, rank_0_loses_the_folder, the_last_rank_cannot_dump, code_is_not_clean, resumed,
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import ModelParallelStrategy
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
@@ -166,7 +166,3 @@ SCENARIOS: list[Callable[[], Any]] = [
     one_bad_batch_without_synchronisation, budget_stops, budget_stops_without_synchronisation, budget_raises, sharded,
     flat_shards,
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -121,6 +121,4 @@ def as_one_model() -> Any:
     return trainer().test(ensemble, datamodule=Data(), verbose=False)[0]
 
 
-if __name__ == "__main__":
-    ours = (of_a_list, of_a_run, of_snapshots, as_one_model)
-    run_all({scenario.__name__: scenario for scenario in (*ours, *distillation_scenarios.SCENARIOS)})
+SCENARIOS = (of_a_list, of_a_run, of_snapshots, as_one_model, *distillation_scenarios.SCENARIOS)

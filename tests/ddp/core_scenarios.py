@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, get_worker_info
 
@@ -159,7 +159,3 @@ SCENARIOS: list[Callable[[], Any]] = [
     map_style, bias_from_column, bias_from_shards, bias_without_column, bias_with_weighted_sampler, trace,
     probe_fails_on_rank_1, error_raises_everywhere,
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

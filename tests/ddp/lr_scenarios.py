@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -100,6 +100,3 @@ SCENARIOS = {
     "unused_on_one_rank": partial(scenario, sometimes=True),
     "no_trace": no_trace,
 }
-
-if __name__ == "__main__":
-    run_all(SCENARIOS)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -145,7 +145,3 @@ SCENARIOS: list[Callable[[], Any]] = [
     freeze_by_size,
     bootstrap,
 ]
-
-
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

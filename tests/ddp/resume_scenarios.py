@@ -10,7 +10,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Checkpoint
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -119,5 +119,4 @@ def other_ranks() -> dict[str, Any]:
     return {"finding": [str(f.severity) + f.message for rule in rest.callbacks for f in getattr(rule, "findings", [])]}
 
 
-if __name__ == "__main__":
-    run_all({"in_flight": in_flight, "beside_other_rules": beside_other_rules, "other_ranks": other_ranks})
+SCENARIOS = (in_flight, beside_other_rules, other_ranks)

@@ -1,29 +1,43 @@
-"""What the scripts of scenarios share: which rank this is, and how all of them are run."""
+"""Which rank this is; and, as a script, all scenarios of the modules that it is told, in one process a rank.
+
+    python scenarios.py FOLDER NAME [NAME ...]
+
+runs what ``SCENARIOS`` lists in each ``NAME_scenarios.py``, every scenario in a folder of its own, and writes what
+they return to ``FOLDER/NAME/<ranks>-<rank>.json``. Importing torch and Lightning takes longer than most scenarios: all
+of them share one start.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 RANK, WORLD = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def run_all(scenarios: Mapping[str, Callable[[], Any]]) -> None:
-    """Run each in a folder of its own below the script's argument; what they return goes to ``<ranks>-<rank>.json``."""
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    folder = Path(sys.argv[1])
+def run_all(folder: Path, module: str) -> None:
+    """Run the scenarios of a module, one after the other."""
+    scenarios = importlib.import_module(module)
+    if WORLD not in getattr(scenarios, "WORLDS", (1, 2)):
+        return
+    listed = scenarios.SCENARIOS
     results = {}
-    for name, scenario in scenarios.items():
+    for name, scenario in (listed if isinstance(listed, dict) else {one.__name__: one for one in listed}).items():
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         os.chdir(place)
         results[name] = scenario()
     (folder / f"{WORLD}-{RANK}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for given in sys.argv[2:]:
+        run_all(Path(sys.argv[1]).absolute() / given, f"{given}_scenarios")

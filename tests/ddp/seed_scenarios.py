@@ -13,7 +13,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from scenarios import RANK, WORLD, run_all
+from scenarios import RANK, WORLD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
@@ -191,12 +191,9 @@ def default_in_the_main_process() -> Any:
     return fit(SeedEverything(), loader(0), seed=7)
 
 
+WORLDS = (2,)
 SCENARIOS: list[Callable[[], Any]] = [
     plain_main_process, plain_workers, main_process, main_process_again, workers, workers_again, persistent_workers,
     own_worker_init_fn, own_generator_and_worker_init_fn, own_sampler, own_sampler_with_workers, stream, fresh,
     fresh_repeated, resumed_within_an_epoch, weights_that_differ, default_with_workers, default_in_the_main_process,
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_all({scenario.__name__: scenario for scenario in SCENARIOS})

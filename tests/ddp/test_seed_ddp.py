@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ pytestmark = pytest.mark.slow  # one start of two processes for all
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> list[dict[str, Any]]:
+def results(ran: Path) -> list[dict[str, Any]]:
     """What each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("seed")
-    run_ranks(Path(__file__).with_name("seed_scenarios.py"), str(folder))
-    return [json.loads((folder / f"2-{rank}.json").read_text()) for rank in range(2)]
+    return [json.loads((ran / f"two/2-{rank}.json").read_text()) for rank in range(2)]
 
 
 APART = [

@@ -1,0 +1,1 @@
+"""Rules about what must hold before training is worth its time."""
