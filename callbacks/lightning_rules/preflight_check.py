@@ -71,9 +71,8 @@ class PreflightCheck(Rule):
             OutOfTime: The measurement does not fit into the time that is left.
         """
 
-    @staticmethod
     @abstractmethod
-    def judge(ranks: Sequence[Any]) -> Iterable[Finding]:
+    def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:
         """Findings from the numbers of all ranks, in the order of ranks; pure."""
 
 

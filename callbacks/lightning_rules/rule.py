@@ -105,12 +105,12 @@ class Rule(Callback, ABC):
         Raises:
             RuntimeError: There is a finding of severity ``ERROR`` and ``on_error`` is ``"raise"``.
         """
-        numbers, refusal = _attempt(measure)
+        numbers, refusal = attempt(measure)
         everywhere = gather(trainer, (numbers, refusal))
         refusals = [refusal for _, refusal in everywhere if refusal]
         findings: list[Finding] = []
         if not refusals:
-            found, refusal = _attempt(lambda: list(judge([numbers for numbers, _ in everywhere])))  # type: ignore[misc]
+            found, refusal = attempt(lambda: list(judge([numbers for numbers, _ in everywhere])))  # type: ignore[misc]
             findings = found or []
             refusals = [refusal] if refusal else []
         if refusals:
@@ -167,7 +167,7 @@ class Rule(Callback, ABC):
         self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
 
 
-def _attempt(step: Callable[[], T]) -> tuple[T | None, str]:
+def attempt(step: Callable[[], T]) -> tuple[T | None, str]:
     """The step's value and no refusal, or no value and the reason why."""
     try:
         return step(), ""
