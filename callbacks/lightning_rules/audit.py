@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from lightning_rules.deadline import Deadline
@@ -50,7 +51,7 @@ class Audit(PreflightCheck):
     def measure(self, view: View, deadline: Deadline) -> list[tuple[Any, str]]:
         """For each part its numbers, or why it has none."""
         seen = self.read(view, deadline)
-        return [attempt(lambda part=part: _in_time(part, seen, deadline)) for part in self.parts]
+        return [attempt(partial(_in_time, part, seen, deadline)) for part in self.parts]
 
     def judge(self, ranks: Sequence[list[tuple[Any, str]]]) -> list[Finding]:
         """The findings of all parts; those that do not apply for the same reason are told together."""
