@@ -34,12 +34,12 @@ class PreflightCheck(Rule):
         if budget is not None and not budget > 0:
             raise ValueError(f"Expected `budget` to be a positive number of seconds or None, but got {budget!r}.")
         self.budget = budget
-        self._spent = 0.0
+        self.spent = 0.0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin with no time spent."""
         super().setup(trainer, pl_module, stage)
-        self._spent = 0.0
+        self.spent = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measure and judge, within the time that is left; a resumed run was checked when it began."""
@@ -47,12 +47,12 @@ class PreflightCheck(Rule):
             return
         deadline = Deadline(self._time_left(trainer))
         self.observe(trainer, lambda: self._measured(View(trainer, pl_module), deadline), self.judge)
-        self._spent = deadline.spent
+        self.spent = deadline.spent
 
     def _time_left(self, trainer: Any) -> float:
         """What the checks before this one have left over; the least of all ranks. A collective."""
         checks = [callback for callback in trainer.callbacks if isinstance(callback, PreflightCheck)]
-        spent = sum(check._spent for check in checks)
+        spent = sum(check.spent for check in checks)
         left = math.inf if self.budget is None else self.budget - spent
         return min(gather(trainer, left))
 
