@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_rules.batches import leaf_at, leaves, split_batch
-from lightning_rules.labels import agree_with_items, labels_of
+from lightning_rules.labels import agree_with_items, draws, labels_of
 from lightning_rules.rule import NotApplicable
 from lightning_rules.untouched import untouched
 from lightning_rules.view import View
@@ -34,7 +34,7 @@ class SplitSample:
         name: ``"training"`` or ``"validation"``.
         loader: The split's loader; the first one where there are several.
         dataset: Its data set; None for a loader that has none.
-        size: Examples in the set; None for a stream.
+        size: Examples of the set that the loader can draw; None for a stream.
         indices: Where in the set the examples of the sample stand, ``[n]``; empty for a stream.
         examples: What the set's ``__getitem__`` gave for them; for a stream, its batches taken apart, ``(input,
             target)``.
@@ -43,6 +43,7 @@ class SplitSample:
         targets: The target of each example, ``[n, ...]``, as collated; None where there is none.
         discrete: Whether the main input holds whole numbers by type (token ids, bytes).
         target_path: Where in a batch the target stands; None where there is none.
+        drawn: Which of the set's examples the loader's sampler can draw, indices; None for all of them.
     """
 
     name: str
@@ -55,7 +56,7 @@ class SplitSample:
     targets: Tensor | None
     discrete: bool
     target_path: tuple[Any, ...] | None
-    _first: list[Any] = field(default_factory=list, repr=False)
+    drawn: Tensor | None = None
 
     @property
     def whole(self) -> bool:
@@ -76,7 +77,8 @@ class SplitSample:
         labels = labels_of(self.dataset, self.target_path)
         if labels is None or not agree_with_items(labels, self.dataset, self.target_path):
             return self.targets
-        return labels.detach().cpu()
+        labels = labels.detach().cpu()
+        return labels if self.drawn is None else labels[self.drawn]
 
     @cached_property
     def repeats(self) -> bool:
@@ -140,19 +142,21 @@ class DataSeen:
     def _items(self, name: str, loader: Any) -> SplitSample:
         """Examples of a set that can be indexed, and what the loader's collation makes of them."""
         dataset, size = loader.dataset, len(loader.dataset)
+        drawn = _drawn(loader)
         with untouched(None, loader):
-            indices, examples = _spread(dataset, size, self.seconds)
-            chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
-            batches = [(len(chunk), loader.collate_fn(list(chunk))) for chunk in chunks]
+            indices, examples = _spread(dataset, torch.arange(size) if drawn is None else drawn, self.seconds)
+            batches = collated(loader, examples)
+        size = size if drawn is None else len(drawn)
         inputs, targets, discrete, path = self._columns(batches)
-        return SplitSample(name, loader, dataset, size, indices, examples, inputs, targets, discrete, path)
+        return SplitSample(name, loader, dataset, size, indices, examples, inputs, targets, discrete, path, drawn)
 
     def _stream(self, name: str, loader: Any) -> SplitSample:
         """The first examples of what can only be read in order, taken out of its batches."""
         read = self.view.batches if name == "training" else self.view.validation_batches
-        first = read(1)
+        first: list[Any] = read(1)
         rows = max(1, _rows(first[0], self.view) or 1)
-        batches = [(_rows(batch, self.view) or 0, batch) for batch in read(max(1, EXAMPLES // (4 * rows)))]
+        several: list[Any] = read(max(1, EXAMPLES // (4 * rows)))
+        batches = [(_rows(batch, self.view) or 0, batch) for batch in several]
         inputs, targets, discrete, path = self._columns(batches)
         rows_of = [part for part in (inputs, targets) if part is not None]
         examples = list(zip(*rows_of, strict=True)) if rows_of else []
@@ -211,20 +215,32 @@ def _first_loader(loaders: Any) -> Any:
     return values[0] if values and all(isinstance(value, DataLoader) for value in values) else loaders
 
 
-def _spread(dataset: Any, size: int, seconds: float) -> tuple[list[int], list[Any]]:
-    """Items evenly spread over a set, as many as time and memory allow."""
+def _drawn(loader: Any) -> Tensor | None:
+    """The examples that a sampler can draw, where these are not all: sorted indices."""
+    times = draws(loader)
+    return None if times is None or bool((times > 0).all()) else (times > 0).nonzero().flatten()
+
+
+def collated(loader: Any, examples: list[Any]) -> list[tuple[int, Any]]:
+    """Examples put together by the loader's own collation: batches, each with its number of examples."""
+    chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+    return [(len(chunk), loader.collate_fn(list(chunk))) for chunk in chunks]
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most ``count`` positions evenly spread over ``size``, sorted."""
+    return [int(place) for place in np.unique(np.linspace(0, size - 1, min(count, size)).astype(int))]
+
+
+def _spread(dataset: Any, among: Tensor, seconds: float) -> tuple[list[int], list[Any]]:
+    """Items evenly spread over a set, as many as time and memory allow: their indices, and the items."""
     started = time.monotonic()
-    few = np.unique(np.linspace(0, size - 1, min(FIRST, size)).astype(int)).tolist()
-    tried = [dataset[index] for index in few]
+    tried = [dataset[int(among[place])] for place in spread(len(among), FIRST)]
     each = (time.monotonic() - started) / len(tried)
-    heavy = max(1, sum(leaf.numel() * leaf.element_size() for item in tried for _, leaf in leaves(item)) // len(tried))
-    count = int(min(size, EXAMPLES, max(FIRST, seconds / max(each, 1e-9)), max(FIRST, BYTES // heavy)))
-    indices = np.unique(np.linspace(0, size - 1, count).astype(int)).tolist()
-    return indices, list(_items_at(dataset, indices, seconds))
-
-
-def _items_at(dataset: Any, indices: list[int], seconds: float) -> Iterator[Any]:
-    yield from (dataset[index] for index in indices)
+    bytes_each = sum(leaf.numel() * leaf.element_size() for item in tried for _, leaf in leaves(item)) / len(tried)
+    count = int(max(FIRST, min(EXAMPLES, seconds / max(each, 1e-9), BYTES / max(bytes_each, 1))))
+    indices = [int(among[place]) for place in spread(len(among), count)]
+    return indices, [dataset[index] for index in indices]
 
 
 def _places(batch: Any, view: View) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]:
