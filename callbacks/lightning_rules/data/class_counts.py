@@ -152,9 +152,12 @@ def _missing(counts: Counts) -> Iterator[Finding]:
     )
     advice = "Split the data anew, shuffled and stratified by class, and look whether the missing class was filtered."
     evidence = {"missing_classes": len(absent), "expected_examples": expected, "validation_classes": len(validation)}
-    if outside or (apart and not counts.softmax) or (not counts.train_whole and expected < SURELY):
-        severity = Severity.INFO
-    elif expected < EXPECTED:
+    if (
+        outside
+        or (apart and not counts.softmax)
+        or (not counts.train_whole and expected < SURELY)
+        or expected < EXPECTED
+    ):
         severity = Severity.INFO
     else:
         severity = Severity.ERROR if expected >= SURELY and counts.train_whole else Severity.WARNING
@@ -195,7 +198,9 @@ def _imbalance(counts: Counts) -> Finding:
     if ratio < UNEVEN:
         return Finding("imbalance", Severity.OK, f"{message}.", "", evidence)
     how = "weighed by the loss or the sampler" if counts.handled else "not weighed by loss or sampler"
-    advice = "" if counts.handled else "Report a metric per class; weigh the loss, or sample classes evenly, if it helps."
+    advice = (
+        "" if counts.handled else "Report a metric per class; weigh the loss, or sample classes evenly, if it helps."
+    )
     return Finding("imbalance", Severity.INFO, f"{message}, {ratio:.0f}:1, {how}.", advice, evidence)
 
 
