@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lightning_rules.audit import Part
@@ -90,7 +91,7 @@ def counted(sample: SplitSample, surely: bool) -> dict[int, int] | None:
     flat = labels.flatten()
     if flat.is_floating_point() and not (surely and _are_whole(flat)):
         return None
-    values, counts = flat.long().unique(return_counts=True)
+    values, counts = torch.unique(flat.long(), return_counts=True)
     if not surely and len(values) > max(2, MOST_CLASSES * len(flat)):
         return None
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
@@ -104,7 +105,7 @@ def _samples_by_weight(sample: SplitSample) -> bool:
     if sample.size is None:
         return False
     times = draws(sample.loader)
-    return times is not None and len(times[times > 0].unique()) > 1
+    return times is not None and bool((times[times > 0] != times.max()).any())
 
 
 def judge(ranks: Sequence[Counts]) -> Iterator[Finding]:
@@ -152,12 +153,9 @@ def _missing(counts: Counts) -> Iterator[Finding]:
     )
     advice = "Split the data anew, shuffled and stratified by class, and look whether the missing class was filtered."
     evidence = {"missing_classes": len(absent), "expected_examples": expected, "validation_classes": len(validation)}
-    if (
-        outside
-        or (apart and not counts.softmax)
-        or (not counts.train_whole and expected < SURELY)
-        or expected < EXPECTED
-    ):
+    by_design = outside or (apart and not counts.softmax)
+    by_chance = expected < (EXPECTED if counts.train_whole else SURELY)
+    if by_design or by_chance:
         severity = Severity.INFO
     else:
         severity = Severity.ERROR if expected >= SURELY and counts.train_whole else Severity.WARNING
@@ -177,8 +175,8 @@ def _rare(counts: Counts) -> Iterator[Finding]:
         if there - here < NOISE * error or here * RARER > there or here > even / 2:
             continue
         message = (
-            f"Class {label} is {there / max(here, 1e-9):.0f} times rarer in training ({train.get(label, 0)} of {seen:,}) "
-            f"than in validation ({count} of {total:,}): the training set lost most of it."
+            f"Class {label} is {there / max(here, 1e-9):.0f} times rarer in training ({train.get(label, 0)} of "
+            f"{seen:,}) than in validation ({count} of {total:,}): the training set lost most of it."
         )
         advice = "Split the data anew, stratified by class, and look what filtered this class out of the training set."
         severity = Severity.INFO if counts.handled else Severity.WARNING

@@ -10,6 +10,7 @@ from lightning_rules.data import (
     distribution_shift,
     duplicates,
     input_scale,
+    input_structure,
     junk,
     label_probe,
     target_values,
@@ -40,7 +41,8 @@ class DataAudit(Audit):
         layer before or behind it, with a root mean square above 30 or below 0.005, or with features whose scales
         differ 1,000 times (normalise-inputs: warning). Validation inputs are shifted by 0.35 standard deviations a
         feature or scaled by 1.6 (same-distribution: warning). One input value tells the class on held-out examples
-        in 99% (label-in-input: warning). Labels are outside what the loss takes (target-type: error), regression
+        in 99% (label-in-input: warning). The places of an input are interchangeable in what is no noise
+        (scrambled-inputs: warning). Labels are outside what the loss takes (target-type: error), regression
         targets are above 10 or below 0.005 in scale (target-scale: warning). Few data, imbalance, copies within
         training and constant features are information.
 
@@ -78,6 +80,7 @@ class DataAudit(Audit):
         target_values.PART,
         junk.PART,
         input_scale.PART,
+        input_structure.PART,
         distribution_shift.PART,
         label_probe.PART,
         duplicates.PART,

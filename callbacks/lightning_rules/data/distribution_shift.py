@@ -20,6 +20,7 @@ BEYOND_NOISE = 16.0  # and the mean square difference is this many times what ch
 # where all features move together
 STRETCH = 0.47  # |log ratio| of standard deviations, median over features: a factor of 1.6
 NOISE = 4.0  # standard errors
+CLIP = 1.0  # standard deviations beyond which one feature counts no more: a single one is no shift of all
 FEWEST = 16  # examples of each split
 CONSTANT = 1e-6  # standard deviations below this part of the largest are of features that do not vary
 
@@ -32,7 +33,8 @@ class Shift:
         train: Examples of training looked at.
         validation: Examples of validation looked at.
         features: Features that vary.
-        offset: Mean square, over features, of the difference of means in pooled standard deviations.
+        offset: Mean square, over features, of the difference of means in pooled standard deviations, each cut
+            off at 1.
         offset_by_chance: What chance alone makes it on average.
         stretch: Median over features of log(standard deviation in validation / in training).
         stretch_error: Its standard error.
@@ -63,7 +65,7 @@ def measure(seen: DataSeen, deadline: Deadline) -> Shift:
     """
     if seen.validation is None:
         raise NotApplicable("the run has no validation loader that can be read.")
-    if seen.view.validation_loaders and getattr(seen.view.trainer, "overfit_batches", 0):
+    if seen.view.trainer.overfit_batches:
         raise NotApplicable("the run overfits a few batches.")
     train, validation = seen.entered, seen.entered_in_validation
     if train.embeds or train.values is None or validation.values is None:
@@ -104,7 +106,7 @@ def shift_between(train: Tensor, validation: Tensor) -> Shift:
         train=len(train),
         validation=len(validation),
         features=int(varies.sum()),
-        offset=float(offsets.square().sum() / varies.sum()),
+        offset=float(offsets.clamp(-CLIP, CLIP).square().sum() / varies.sum()),
         offset_by_chance=1 / len(train) + 1 / len(validation),
         stretch=float(ratios.median()) if len(ratios) else 0.0,
         stretch_error=float(error),
@@ -149,7 +151,7 @@ def judge(ranks: Sequence[Shift]) -> list[Finding]:
         return [Finding(NAME, Severity.WARNING, message, advice, evidence)]
     message = (
         f"Validation inputs enter the network like training inputs: means differ by {shift.offset**0.5:.2g} standard "
-        f"deviations a feature ({shift.offset_by_chance**0.5:.2g} by chance), scales by {100 * (abs(shift.stretch)):.0f}%."
+        f"deviations a feature ({shift.offset_by_chance**0.5:.2g} by chance), scales by {abs(shift.stretch):.0%}."
     )
     return [Finding(NAME, Severity.OK, message, "", evidence)]
 

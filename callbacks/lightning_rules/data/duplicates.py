@@ -26,7 +26,7 @@ WIDE = 16  # values an input; narrower ones coincide by nature
 NEIGHBOURS = 2048  # training examples among which nearest neighbours are looked for
 QUERIES = 512
 WIDEST = 4096  # values an input that distances are taken over
-CLOSE = 0.1  # of the typical distance to the nearest neighbour
+CLOSE = 0.25  # of the typical distance to the nearest neighbour
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def measure(seen: DataSeen, deadline: Deadline) -> Twins:
     train, validation = seen.train, seen.validation
     if train.size is None:
         raise NotApplicable("a stream's examples are not compared.")
-    same_loader = validation is not None and getattr(seen.view.trainer, "overfit_batches", 0)
-    validation = None if validation is None or validation.size is None or same_loader else validation
+    overfits = bool(seen.view.trainer.overfit_batches)
+    validation = None if validation is None or validation.size is None or overfits else validation
     ours, theirs, underneath = _keys(train, validation)
     counts, known = Counter(ours), set(ours)
     near = _near(train, validation) if deadline.left > 2.0 else (None, 0.0, 0)
@@ -133,22 +133,29 @@ def _near(train: SplitSample, validation: SplitSample | None) -> tuple[float | N
     """Shares of examples with a near twin in training: of training, and of validation; and how many were queried."""
     if train.inputs is None or train.discrete or not train.repeats or len(train.inputs) < 100:
         return None, 0.0, 0
-    base, queries = _rows(train.inputs, NEIGHBOURS), train.inputs.flatten(1)
+    base = _rows(train.inputs, NEIGHBOURS)
     if base.shape[1] > WIDEST or base.shape[1] < WIDE or not bool(torch.isfinite(base).all()):
         return None, 0.0, 0
-    scale = queries.std(0)
-    base = base / scale.clamp_min(1e-6)
-    itself = torch.cdist(base[:QUERIES], base)
-    itself[torch.arange(len(itself)), torch.arange(len(itself))] = torch.inf
+    scale = _scale(train.inputs.flatten(1))
+    base = base / scale
+    asked = torch.arange(len(base))[:: max(1, len(base) // QUERIES)][:QUERIES]
+    itself = torch.cdist(base[asked], base)
+    itself[torch.arange(len(asked)), asked] = torch.inf
     nearest = itself.min(1).values
     typical = float(nearest.median())
     close = float(((nearest > 0) & (nearest < CLOSE * typical)).float().mean())
     if validation is None or validation.inputs is None or validation.inputs.shape[1:] != train.inputs.shape[1:]:
         return close, 0.0, 0
-    held = _rows(validation.inputs, QUERIES) / scale.clamp_min(1e-6)
+    held = _rows(validation.inputs, QUERIES) / scale
     distance = torch.cdist(held, base).min(1).values
     exact = distance <= 1e-5 * typical
     return close, float((~exact & (distance < CLOSE * typical)).float().mean()), len(held)
+
+
+def _scale(values: Tensor) -> Tensor:
+    """What distances are measured in: each value's standard deviation, or a tenth of that of all where it is less."""
+    spread = values.std(0)
+    return spread.clamp_min(max(1e-12, 0.1 * float(spread.square().mean().sqrt())))
 
 
 def _rows(inputs: Tensor, count: int) -> Tensor:
@@ -201,7 +208,7 @@ def _leak(twins: Twins) -> Finding:
     if twins.close_leaked * twins.queried >= FEWEST and twins.close_leaked - usual - margin > 2 * WARNED:
         message = (
             f"{twins.close_leaked:.1%} of {twins.queried} validation examples are all but copies of a training example "
-            f"(closer than a tenth of the usual distance of neighbours); within training {usual:.1%} are."
+            f"(closer than a quarter of the usual distance of neighbours); within training {usual:.1%} are."
         )
         return Finding("no-leak", Severity.WARNING, message, advice, evidence)
     return Finding("no-leak", Severity.OK, f"No validation example is in training ({twins.looked_at}).", "", evidence)

@@ -90,8 +90,8 @@ def feature_scales(values: Tensor) -> Tensor:
 def judge(ranks: Sequence[Scale]) -> list[Finding]:
     """One finding, on the scale that the first rank saw: the sets are read alike on all ranks."""
     scale = ranks[0]
-    evidence = {"rms": scale.rms, "mean": scale.mean, "lowest": scale.lowest, "highest": scale.highest,
-                "feature_ratio": scale.ratio, "normalised": scale.normalised}  # fmt: skip
+    evidence: dict[str, float | str] = {"rms": scale.rms, "mean": scale.mean, "lowest": scale.lowest}
+    evidence |= {"highest": scale.highest, "feature_ratio": scale.ratio, "normalised": scale.normalised}
     seen = (
         f"Inputs enter {scale.layer} with mean {scale.mean:.3g}, root mean square {scale.rms:.3g} and values from "
         f"{scale.lowest:.3g} to {scale.highest:.3g}"

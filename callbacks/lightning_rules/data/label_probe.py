@@ -88,7 +88,7 @@ def probe(inputs: Tensor, targets: Tensor, classes: bool) -> Probe:
     known = torch.isfinite(features).all(1) & torch.isfinite(targets.double())
     features, targets = features[known], targets[known]
     if classes:
-        targets, counts = targets.unique(return_inverse=True, return_counts=True)[1:]
+        _, targets, counts = torch.unique(targets, return_inverse=True, return_counts=True)
         kept = counts[targets] >= PER_CLASS
         features, targets = features[kept], targets[kept]
     if len(targets) < AT_LEAST or not bool((targets != targets[:1]).any()):
@@ -103,7 +103,7 @@ def probe(inputs: Tensor, targets: Tensor, classes: bool) -> Probe:
         explained=float(share[best]),
         usual=float(share[varies].quantile(0.95)) if bool(varies.any()) else 0.0,
         accuracy=held_out(features[:, best], targets, classes),
-        classes=len(targets.unique()) if classes else 0,
+        classes=len(torch.unique(targets)) if classes else 0,
         values=values,
     )
 
@@ -136,10 +136,10 @@ def held_out(feature: Tensor, targets: Tensor, classes: bool) -> float:
         pair = torch.stack([theirs, targets[1::2].float()])
         return float(torch.corrcoef(pair)[0, 1].nan_to_num() ** 2)
     here, there = targets[::2], targets[1::2]
-    labels = here.unique()
+    labels = torch.unique(here)
     means = torch.stack([ours[here == label].mean() for label in labels])
     guessed = labels[(theirs.unsqueeze(1) - means).abs().argmin(1)]
-    right = [float((guessed[there == label] == label).float().mean()) for label in there.unique()]
+    right = [float((guessed[there == label] == label).float().mean()) for label in torch.unique(there)]
     return sum(right) / len(right)
 
 

@@ -70,7 +70,7 @@ def hashes(stored: Stored) -> list[int]:
     return [hash(row.tobytes()) for row in array]
 
 
-def positions(dataset: Any) -> tuple[int, Tensor] | None:
+def positions(dataset: Any) -> tuple[int, Tensor]:
     """Which object a (nested) Subset was taken from, by identity, and where in it each example stands."""
     where = torch.arange(len(dataset))
     while isinstance(dataset, Subset):

@@ -18,7 +18,13 @@ TYPE, SCALE = "target-type", "target-scale"
 LARGE = 10.0  # root mean square of the first errors, and standard deviation or mean of the targets
 SMALL = 0.005  # standard deviation of the targets
 SCALED = 5.0  # an output whose values spread at least a fifth as far as the targets is scaled to them
-OUT_OF_BOUNDS = ("out of bounds", "all elements of target should be", "device-side assert", "expected scalar type Long")
+OUT_OF_BOUNDS = (
+    "out of bounds",
+    "all elements of target should be",
+    "device-side assert",
+    "expected scalar type Long",
+    "expected target dtype",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,12 @@ def _type(call: LossFacts, seen: TargetsSeen) -> Iterator[Finding]:
     lowest, highest = call.lowest, call.highest
     if call.own and seen.lowest is not None and seen.highest is not None and not (call.floating and call.classes > 1):
         lowest, highest = min(lowest, seen.lowest), max(highest, seen.highest)
-    evidence = {"loss": call.function, "lowest": lowest, "highest": highest, "classes": call.classes}
+    evidence: dict[str, float | str] = {
+        "loss": call.function,
+        "lowest": lowest,
+        "highest": highest,
+        "classes": call.classes,
+    }
     if call.kind == "sigmoid" and (lowest < 0 or highest > 1):
         signed = lowest == -1 and highest == 1
         message = f"{call.function} is given targets from {lowest:g} to {highest:g}, and expects 0 to 1."
