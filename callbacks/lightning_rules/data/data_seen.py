@@ -15,6 +15,7 @@ from lightning_rules.data import network_seen
 from lightning_rules.data.items import (
     EXAMPLES,
     FIRST,
+    are_several,
     collated,
     column,
     drawn_by,
@@ -150,20 +151,29 @@ class DataSeen:
         Raises:
             NotApplicable: There is no training loader, or its data can be read only once.
         """
-        return self._once("training", lambda: self._read("training", first_loader(self.view.trainer.train_dataloader)))
+        return self._once(
+            "reading the training set", lambda: self._read("training", first_loader(self.view.trainer.train_dataloader))
+        )
 
     @cached_property
     def validation(self) -> SplitSample | None:
         """The (first) validation split, or None where the run has none, or it cannot be read beside the run."""
         loaders = self.view.validation_loaders
         try:
-            return self._once("validation", lambda: self._read("validation", loaders[0])) if loaders else None
+            return (
+                self._once("reading the validation set", lambda: self._read("validation", loaders[0]))
+                if loaders
+                else None
+            )
         except NotApplicable:
             return None
 
     @cached_property
     def losses(self) -> tuple[tuple[LossFacts, ...], str]:
         """What the losses of one training step are called with, and why it failed, if it did."""
+        if are_several(self.view.trainer.train_dataloader):
+            first: list[Any] = self.view.batches(1)
+            return network_seen.losses(self.view, first[0], None)
         batches = self.some(self.train, STEPPED)
         return network_seen.losses(self.view, batches[0][1], self.train.target_path)
 
@@ -176,7 +186,7 @@ class DataSeen:
     @cached_property
     def entered(self) -> Entered:
         """What enters the first weighted layer in training."""
-        return self._once("entered", lambda: self._entered(self.train))
+        return self._once("the training step as far as its first layer", lambda: self._entered(self.train))
 
     @cached_property
     def entered_in_validation(self) -> Entered:
@@ -184,9 +194,11 @@ class DataSeen:
         sample = self.validation
         if sample is None:
             raise NotApplicable("the run has no validation loader.")
-        return self._once("entered in validation", lambda: self._entered(sample))
+        return self._once("the validation step as far as its first layer", lambda: self._entered(sample))
 
     def _entered(self, sample: SplitSample) -> Entered:
+        if sample is self.train and are_several(self.view.trainer.train_dataloader):
+            raise NotApplicable("training_step takes its batches from several loaders at once.")
         if sample.input_path is None or sample.inputs is None:
             raise NotApplicable(f"the main input of the {sample.name} examples is no tensor of one shape.")
         fits = ENTERING_BYTES // max(1, sample.inputs[0].numel() * 4)
@@ -208,9 +220,10 @@ class DataSeen:
             raise self._refusals[name]
         try:
             return read()
-        except NotApplicable as refusal:
-            self._refusals[name] = refusal
-            raise
+        except Exception as error:
+            said = f"{name} failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._refusals[name] = error if isinstance(error, NotApplicable) else NotApplicable(said)
+            raise self._refusals[name] from error
 
     def _read(self, name: str, loader: Any) -> SplitSample:
         if loader is None:

@@ -137,8 +137,8 @@ def judge(ranks: Sequence[Shift]) -> list[Finding]:
     )
     if beyond > OFFSET and shift.offset > BEYOND_NOISE * shift.offset_by_chance:
         message = (
-            f"Validation inputs enter the network shifted by {beyond:.2g} standard deviations a feature against "
-            f"training (most: feature {shift.worst} by {shift.worst_offset:+.2g}; root mean square "
+            f"Validation inputs enter the network shifted by {beyond:.2g} standard deviations a feature (each "
+            f"counted up to 1) against training (most: feature {shift.worst} by {shift.worst_offset:+.2g}; root mean square "
             f"{shift.validation_rms:.3g} against {shift.train_rms:.3g}): preprocessed otherwise, or other data."
         )
         return [Finding(NAME, Severity.WARNING, message, advice, evidence)]

@@ -58,10 +58,18 @@ def stir() -> None:
 
 def first_loader(loaders: Any) -> Any:
     """The first of several loaders, or the one that there is."""
-    loaders = getattr(loaders, "iterables", loaders)  # a CombinedLoader
-    several = isinstance(loaders, (list, tuple, dict)) and bool(loaders)
-    values = list(loaders.values() if isinstance(loaders, dict) else loaders) if several else []
-    return values[0] if values and all(isinstance(value, DataLoader) for value in values) else loaders
+    inside = getattr(loaders, "iterables", loaders)  # a CombinedLoader
+    if not are_several(loaders):
+        return inside
+    return next(iter(inside.values())) if isinstance(inside, dict) else inside[0]
+
+
+def are_several(loaders: Any) -> bool:
+    """Whether a step is given batches of several loaders at once, and not a plain list of batches."""
+    loaders = getattr(loaders, "iterables", loaders)
+    if not isinstance(loaders, (list, tuple, dict)) or not loaders:
+        return False
+    return all(isinstance(value, DataLoader) for value in (loaders.values() if isinstance(loaders, dict) else loaders))
 
 
 def drawn_by(loader: Any) -> Tensor | None:
