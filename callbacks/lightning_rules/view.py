@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -31,10 +31,12 @@ class Step:
     Attributes:
         loss: What it returned (or gave to ``manual_backward`` first), within its graph; None if it returned nothing.
         calls: The loss functions that this loss came from, in order; those computed for show are left out.
+        losses: All losses: the returned one, and those given to ``manual_backward``.
     """
 
     loss: Tensor | None
     calls: list[LossCall]
+    losses: list[Tensor] = field(default_factory=list)
 
 
 class View:
@@ -125,7 +127,8 @@ class View:
             batch = self.to_device(batch)
             with seen_losses(self.module) as calls:
                 loss = self._training_step(batch, batch_idx)
-            yield Step(loss if loss is not None else next(iter(seen), None), _behind([loss, *seen], calls))
+            losses = [one for one in (loss, *seen) if one is not None]
+            yield Step(next(iter(losses), None), _behind(losses, calls), losses)
 
     @contextmanager
     def validation_step(self, batch: Any, batch_idx: int = 0) -> Iterator[Step]:
@@ -181,11 +184,11 @@ def _loss_in(returned: Any) -> Tensor | None:
     return loss if isinstance(loss, Tensor) else None
 
 
-def _behind(losses: list[Tensor | None], calls: list[LossCall]) -> list[LossCall]:
+def _behind(losses: list[Tensor], calls: list[LossCall]) -> list[LossCall]:
     """The calls that the losses depend on; all of them where no loss is known."""
-    if not any(isinstance(loss, Tensor) for loss in losses):
+    if not losses:
         return calls
-    level = [loss.grad_fn for loss in losses if loss is not None and loss.grad_fn is not None]
+    level = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
     seen = set(level)
     while level:
         above = {node for below in level for node, _ in below.next_functions if node is not None}
