@@ -15,8 +15,8 @@ import torch.distributed
 from torch import Tensor
 
 from lightning_rules.loaders import endless
-from lightning_rules.rates import peak_rates, set_rates
 from lightning_rules.ranks import gather
+from lightning_rules.rates import peak_rates, set_rates
 from lightning_rules.rule import NotApplicable, Rule
 from lightning_rules.view import View
 

@@ -116,7 +116,8 @@ def _knows_the_run(value: Any) -> bool:
     cells = getattr(value, "__closure__", None) or ()
     held = [getattr(cell, "cell_contents", None) for cell in cells if _filled(cell)]
     return any(
-        isinstance(one, torch.nn.Module) or hasattr(one, "fit_loop") for one in (value, getattr(value, "__self__", None), *held)
+        isinstance(one, torch.nn.Module) or hasattr(one, "fit_loop")
+        for one in (value, getattr(value, "__self__", None), *held)
     )
 
 
@@ -127,7 +128,9 @@ def _filled(cell: types.CellType) -> bool:
         return False
 
 
-def rates_of(trainer: Any, module: Any, optimizer: Any, stepped: Sequence[Stepped], plan: Plan, deadline: Deadline) -> Rates:
+def rates_of(
+    trainer: Any, module: Any, optimizer: Any, stepped: Sequence[Stepped], plan: Plan, deadline: Deadline
+) -> Rates:
     """Step copies of the schedulers through the planned run, and on.
 
     Raises:
@@ -158,7 +161,11 @@ class _Groups:
 
     def __init__(self, optimizer: Any) -> None:
         self.param_groups = [
-            {name: value.clone() if isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+            {
+                name: value.clone() if isinstance(value, Tensor) else value
+                for name, value in group.items()
+                if name != "params"
+            }
             | {"params": []}
             for group in optimizer.param_groups
         ]
@@ -178,7 +185,9 @@ def _stepped_through(optimizer: _Groups, stepped: Sequence[Stepped], plan: Plan,
     moves, begun = 0, time.monotonic()
     for step in range(plan.steps):
         if step == TIMED:
-            deadline.require((time.monotonic() - begun) / TIMED * plan.steps, f"a reading of {plan.steps} planned steps")
+            deadline.require(
+                (time.monotonic() - begun) / TIMED * plan.steps, f"a reading of {plan.steps} planned steps"
+            )
         planned.append(optimizer.rate)
         due = [one for one in stepped if _due(one, step, plan)]
         moves += bool(due) and step + 1 < plan.steps

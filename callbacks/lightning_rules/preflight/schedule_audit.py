@@ -188,7 +188,9 @@ def _schedule(
     rates = rates_of(trainer, module, optimizer, stepped, plan, deadline)
     shape = shape_of(rates, plan.steps)
     other = None
-    if len({one.interval for one in stepped}) == 1 and (shape.end >= HELD * shape.peak or dead(shape) or shape.rebounds):
+    if len({one.interval for one in stepped}) == 1 and (
+        shape.end >= HELD * shape.peak or dead(shape) or shape.rebounds
+    ):
         other = shape_of(rates_of(trainer, module, optimizer, swapped(stepped), plan, deadline), plan.steps)
     parts = [one for outer in stepped for one in inner(outer.scheduler)]
     return Schedule(
@@ -275,10 +277,15 @@ def _judge_broken(seen: Schedule) -> Finding | None:
         advice = f"Make the schedule as long as the run: {seen.plan.steps} steps, or {seen.plan.epochs} epochs."
         return _finding(seen, Severity.ERROR, message, advice)
     if seen.outside and shape.peak == shape.end == shape.start:
-        return _finding(seen, Severity.INFO, "asks the module or the Trainer for its rate, and cannot be read beforehand.")
+        return _finding(
+            seen, Severity.INFO, "asks the module or the Trainer for its rate, and cannot be read beforehand."
+        )
     if shape.peak == 0 and shape.beyond == 0:
         return _finding(
-            seen, Severity.ERROR, "holds the learning rate at 0 in the whole run.", "Give it a rate above 0 to start from."
+            seen,
+            Severity.ERROR,
+            "holds the learning rate at 0 in the whole run.",
+            "Give it a rate above 0 to start from.",
         )
     return None
 
@@ -293,7 +300,9 @@ def _judge_warm_up(seen: Schedule) -> Finding | None:
         return _finding(seen, Severity.WARNING, message, "Lower `frequency`.")
     if shape.beyond_after == BEYOND and shape.end > shape.start:
         message = f"rises to the end of the run, from {shape.start:.3g} to {shape.end:.3g}, and would rise on."
-        return _finding(seen, Severity.WARNING, message, "Let the rate fall towards the end, not rise: a factor below 1.")
+        return _finding(
+            seen, Severity.WARNING, message, "Let the rate fall towards the end, not rise: a factor below 1."
+        )
     message = (
         f"never leaves its warm-up: the rate reaches {shape.peak:.3g} in the {seen.plan.steps} steps of the run, and "
         f"{shape.beyond:.3g} only {shape.beyond_after} {_unit(seen)} later."
@@ -349,7 +358,9 @@ def _fits(shape: Shape) -> bool:
 
 def _wrong_interval(seen: Schedule, message: str) -> Finding:
     other = "epoch" if seen.interval == "step" else "step"
-    advice = f'It is stepped at the wrong interval, or its length is in the wrong unit: return {{"interval": "{other}"}} '
+    advice = (
+        f'It is stepped at the wrong interval, or its length is in the wrong unit: return {{"interval": "{other}"}} '
+    )
     advice += f"with the scheduler, or count its length in {seen.interval}s."
     return _finding(seen, Severity.WARNING, message, advice)
 

@@ -94,7 +94,9 @@ def judge(trial: Trial) -> Finding:
         severity = Severity.WARNING if math.isfinite(trial.losses[-1]) else Severity.ERROR
         advice = "Lower the learning rate by a factor of 10 to 100, or let LRFinder find one."
         if trial.summed:
-            advice = 'The loss is summed over the batch: take its mean (reduction="mean"), or divide the rate by as much.'
+            advice = (
+                'The loss is summed over the batch: take its mean (reduction="mean"), or divide the rate by as much.'
+            )
         return _finding(trial, severity, f"a learning rate of {trial.rate:.3g} is too high: {high}", advice)
     reach = _reach(trial)
     if reach is not None and reach[0] < LITTLE and reach[1] < STILL:

@@ -230,7 +230,6 @@ class _Moves:
         self.moved = _length(far) / max(_length(norm), 1e-30)
         self.before = now
 
-
     def _ratio(self, changes: Any) -> float:
         moved = size = 0.0
         for change, before, standard in zip(changes, self.before, self.sizes, strict=True):
