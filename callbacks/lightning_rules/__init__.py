@@ -20,6 +20,7 @@ from lightning_rules.optimise.gradient_clipping import GradientClipping
 from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
+from lightning_rules.preflight.model_audit import ModelAudit
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
@@ -47,6 +48,7 @@ __all__ = [
     "LastLayerBiasInit",
     "LossAtInit",
     "MaxNorm",
+    "ModelAudit",
     "MomentumSchedule",
     "MovingAverage",
     "RecurrentInit",

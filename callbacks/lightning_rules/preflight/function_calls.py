@@ -228,8 +228,7 @@ def stretched(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     if len(one) == len(other):
         return False
     try:
-        both = tuple(torch.broadcast_shapes(one, other))
+        both = torch.broadcast_tensors(torch.empty(one, device="meta"), torch.empty(other, device="meta"))[0]
     except RuntimeError:
         return False
-    size = torch.Size(both).numel()
-    return size > max(torch.Size(one).numel(), torch.Size(other).numel())
+    return both.numel() > max(torch.Size(one).numel(), torch.Size(other).numel())

@@ -15,6 +15,7 @@ from lightning_rules.losses import MOVES
 from lightning_rules.preflight.function_calls import WatchFunctions
 
 DROPS = ("NativeDropout",)
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class LayerRun:
         node: Name of the autograd node of its output, without "Backward0"; "" where it has no gradient.
         source: The layer with parameters whose output it got unchanged but for its shape; None where there is none.
         source_node: Name of the node that made its input, changes of shape left aside; "" where it has no gradient.
+        recurs: Whether this is a batch norm whose input depends on what it gave before in the same step.
         readers: How many operations read its output on the way to the losses.
         after_dropout: Whether its input came straight out of a dropout.
         training: Whether it ran in training mode.
@@ -46,6 +48,7 @@ class LayerRun:
     source: str | None = None
     source_node: str = ""
     readers: int = 0
+    recurs: bool = False
     after_dropout: bool = False
     training: bool = True
     input_rms: float = float("nan")
@@ -61,24 +64,38 @@ class LayersSeen:
     Attributes:
         runs: In order.
         nodes: For each run the autograd node of its output.
+        befores: For each run the node of its input.
         numbers: For each run the statistics of input and output, on their device.
         made: The layers by the node of what they gave.
+        branches: How many values are read more than once on the way to the losses, parameters left aside; filled by
+            :meth:`finished`.
     """
 
     runs: list[LayerRun] = field(default_factory=list)
     nodes: list[Any] = field(default_factory=list)
     numbers: list[Tensor] = field(default_factory=list)
     made: dict[Any, str] = field(default_factory=dict)
+    befores: list[Any] = field(default_factory=list)
+    branches: int = 0
 
     def finished(self, losses: list[Tensor]) -> tuple[LayerRun, ...]:
         """The runs with their numbers on the host and how many operations read each."""
         readers = _readers(losses)
+        self.branches = sum(count > 1 and not _is_parameter(node) for node, count in readers.items())
         done = []
-        for run, node, numbers in zip(self.runs, self.nodes, self.numbers, strict=True):
+        for place, (run, node, numbers) in enumerate(zip(self.runs, self.nodes, self.numbers, strict=True)):
             input_rms, rms, spread, input_finite, finite = numbers.tolist()
             seen = {"input_rms": input_rms, "rms": rms, "spread": spread, "finite": (bool(input_finite), bool(finite))}
-            done.append(replace(run, readers=readers.get(node, 0), **seen))
+            done.append(replace(run, readers=readers.get(node, 0), recurs=self._recurs(place), **seen))
         return tuple(done)
+
+    def _recurs(self, place: int) -> bool:
+        """Whether a batch norm's input depends on what the same batch norm gave before."""
+        run = self.runs[place]
+        if not isinstance(run.module, BATCH_NORMS):
+            return False
+        earlier = {node for before, node in zip(self.runs[:place], self.nodes, strict=False) if before.name == run.name}
+        return bool(earlier) and not earlier.isdisjoint(_above(self.befores[place]))
 
 
 @contextmanager
@@ -156,6 +173,7 @@ def _record(
     )
     seen.runs.append(run)
     seen.nodes.append(node)
+    seen.befores.append(before)
     with torch.no_grad():
         seen.numbers.append(_numbers(given, made))
     if node is not None and part._parameters and node is not before:
@@ -193,7 +211,7 @@ def node_name(node: Any) -> str:
 def _numbers(given: Tensor | None, made: Tensor | None) -> Tensor:
     """Root mean squares of input and output, the output's spread over its first dimension, and what is finite."""
     nothing = torch.tensor(float("nan"))
-    floats = [value.detach().float() if _is_float(value) else None for value in (given, made)]
+    floats = [_as_float(value) for value in (given, made)]
     rms = [nothing if value is None else value.square().mean().sqrt().cpu() for value in floats]
     finite = [torch.tensor(1.0) if value is None else value.isfinite().all().float().cpu() for value in floats]
     output = floats[1]
@@ -205,23 +223,35 @@ def _spread(output: Tensor) -> Tensor:
     return output.var(dim=0, unbiased=False).mean().sqrt() if output.dim() > 1 else torch.tensor(float("nan"))
 
 
-def _is_float(value: Tensor | None) -> bool:
-    return value is not None and value.is_floating_point() and value.numel() > 0 and value.layout is torch.strided
+def _as_float(value: Tensor | None) -> Tensor | None:
+    if value is None or not value.is_floating_point() or value.numel() == 0 or value.layout is not torch.strided:
+        return None
+    return value.detach().float()
 
 
 def _readers(losses: list[Tensor]) -> dict[Any, int]:
     """How many nodes of the losses' graph read each node."""
     counted: dict[Any, int] = {}
-    seen = {loss.grad_fn for loss in losses if loss.grad_fn is not None}
+    for node in _above(*(loss.grad_fn for loss in losses)):
+        for parent, _ in node.next_functions:
+            if parent is not None:
+                counted[parent] = counted.get(parent, 0) + 1
+    return counted
+
+
+def _above(*nodes: Any) -> set[Any]:
+    """These nodes and all that they come from."""
+    seen = {node for node in nodes if node is not None}
     level = list(seen)
     while level:
-        above: list[Any] = []
-        for node in level:
-            for parent, _ in node.next_functions:
-                if parent is not None:
-                    counted[parent] = counted.get(parent, 0) + 1
-                    if parent not in seen:
-                        seen.add(parent)
-                        above.append(parent)
-        level = above
-    return counted
+        parents = {parent for node in level for parent, _ in node.next_functions if parent is not None}
+        level = list(parents - seen)
+        seen.update(level)
+    return seen
+
+
+def _is_parameter(node: Any) -> bool:
+    """A parameter, or one that was only turned or cast on its way to a layer."""
+    while node is not None and node_name(node) in MOVES:
+        node = next((parent for parent, _ in node.next_functions if parent is not None), None)
+    return node is None or "AccumulateGrad" in node.name()

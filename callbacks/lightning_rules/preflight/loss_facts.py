@@ -24,8 +24,8 @@ class LossFacts:
         target: Shape of the target.
         reduction: As given.
         squashed: The node that squashed the output right before the loss: "Softmax", "Sigmoid" ...; "" for none.
-        own_sum: Whether the output, exponentiated for "log" losses, sums to 1 over the classes in every row.
-        batch_sum: Whether it sums to 1 over the batch in every column instead.
+        sums: "rows" where the output sums to 1 over the classes for each example, "columns" where it sums to 1 over
+            the batch for each class, "log rows" and "log columns" where its exponential does; else "".
         lowest: The smallest value of the output.
         highest: The largest.
         target_lowest: The smallest target.
@@ -48,8 +48,7 @@ class LossFacts:
     target: tuple[int, ...]
     reduction: str = "mean"
     squashed: str = ""
-    own_sum: bool = False
-    batch_sum: bool = False
+    sums: str = ""
     lowest: float = 0.0
     highest: float = 0.0
     target_lowest: float = 0.0
@@ -91,7 +90,6 @@ def facts_of(call: LossCall, loss: Tensor | None, inputs: list[Tensor]) -> LossF
     """
     output, target = call.output.detach().float(), call.target.detach()
     squashed = squashing(call.output)
-    own_sum, batch_sum = _sums(call, output)
     numbers = target.float()
     known = numbers[numbers.isfinite()]
     below, above = _out_of_range(squashed, known)
@@ -102,8 +100,7 @@ def facts_of(call: LossCall, loss: Tensor | None, inputs: list[Tensor]) -> LossF
         target=tuple(target.shape),
         reduction=str(call.arguments.get("reduction", "mean")),
         squashed=squashed,
-        own_sum=own_sum,
-        batch_sum=batch_sum,
+        sums=_sums(output),
         lowest=float(output.min()) if output.numel() else 0.0,
         highest=float(output.max()) if output.numel() else 0.0,
         target_lowest=float(known.min()) if known.numel() else 0.0,
@@ -111,7 +108,7 @@ def facts_of(call: LossCall, loss: Tensor | None, inputs: list[Tensor]) -> LossF
         below=below,
         above=above,
         whole=bool(known.numel()) and bool((few == few.round()).all()),
-        distinct=len(few.unique()),
+        distinct=len(set(few.tolist())),
         one_hot=_one_hot(numbers),
         reconstructs=_is_input(target, inputs),
         ignored=_ignored(call, target),
@@ -121,16 +118,19 @@ def facts_of(call: LossCall, loss: Tensor | None, inputs: list[Tensor]) -> LossF
     )
 
 
-def _sums(call: LossCall, output: Tensor) -> tuple[bool, bool]:
-    """Whether rows sum to 1 over the classes, and whether they do not but columns sum to 1 over the batch."""
-    if output.dim() < 2 or output.shape[1] < 2 or output.shape[0] < 2 or not output.isfinite().all():
-        return False, False
-    values = output.exp() if call.name == "nll_loss" or bool((output <= 0).all()) else output
-    if bool((values < 0).any()) or bool((values > 1 + SUM_TOLERANCE).any()):
-        return False, False
-    rows = bool(((values.sum(dim=1) - 1).abs() < SUM_TOLERANCE).all())
-    columns = bool(((values.sum(dim=0) - 1).abs() < SUM_TOLERANCE).all())
-    return rows, columns and not rows
+def _sums(output: Tensor) -> str:
+    """Along which dimension the values, or their exponentials, are probabilities."""
+    if output.dim() < 2 or output.shape[1] < 2 or len(output) < 2 or not bool(output.isfinite().all()):
+        return ""
+    if bool((output == output[:1]).all()):
+        return ""  # a constant: the bias of a head whose weights are zero
+    for prefix, values in (("", output), ("log ", output.exp())):
+        if bool((values < 0).any()) or bool((values > 1 + SUM_TOLERANCE).any()):
+            continue
+        for name, dim in (("rows", 1), ("columns", 0)):
+            if bool(((values.sum(dim=dim) - 1).abs() < SUM_TOLERANCE).all()):
+                return prefix + name
+    return ""
 
 
 def _out_of_range(squashed: str, target: Tensor) -> tuple[float, float]:

@@ -29,14 +29,16 @@ class GradientSeen:
         finite: Whether it has neither NaN nor infinity.
         zero: Whether all of it is exactly zero.
         rms: Its root mean square.
-        rows_alike: Whether all its rows (of the first dimension, at least two) are the same.
+        rows: How many rows it has, in its first dimension; 0 for a vector.
+        distinct_rows: How many of these differ from one another; see :func:`distinct_rows`.
     """
 
     reached: bool
     finite: bool = True
     zero: bool = False
     rms: float = 0.0
-    rows_alike: bool = False
+    rows: int = 0
+    distinct_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Trace:
         differences: Subtractions that stretch both sides.
         value: The loss; None where the step returned none.
         examples: The length of the first tensor in the batch.
+        branches: How many values are read more than once on the way to the losses: 0 in a plain stack of layers.
         inputs_finite: Whether all floating-point tensors of the batch are finite.
     """
 
@@ -64,6 +67,7 @@ class Trace:
     differences: tuple[Difference, ...] = ()
     value: float | None = None
     examples: int = 0
+    branches: int = 0
     inputs_finite: bool = True
 
 
@@ -124,7 +128,7 @@ class ModelSeen:
 
     @cached_property
     def _trace(self) -> Trace:
-        batch = self.batch
+        batch: Any = self.batch
         tensors = [part for _, part in leaves(batch)]
         inputs = [part for _, part in leaves(self.view.split(batch)[0]) if part.is_floating_point()]
         watch = WatchFunctions(keep_all=True)
@@ -142,6 +146,7 @@ class ModelSeen:
             tuple(watch.seen.differences),
             value,
             examples=next((len(part) for part in tensors if part.dim()), 0),
+            branches=layers.branches,
             inputs_finite=all(bool(part.isfinite().all()) for part in inputs),
         )
 
@@ -177,13 +182,28 @@ def _seen(gradient: Tensor | None) -> GradientSeen:
     if gradient is None:
         return GradientSeen(reached=False)
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    alike = (
-        values.dim() > 1 and len(values) > 1 and bool((values - values[:1]).abs().max() <= ALIKE * values.abs().max())
-    )
     return GradientSeen(
         reached=True,
         finite=bool(values.isfinite().all()),
         zero=not bool(values.any()),
-        rms=float(values.abs().float().square().mean().sqrt()),
-        rows_alike=alike,
+        rms=float(values.abs().float().square().mean().sqrt()) if values.numel() else 0.0,
+        rows=len(values) if values.dim() > 1 else 0,
+        distinct_rows=distinct_rows(values) if values.dim() > 1 else 0,
     )
+
+
+@torch.no_grad()
+def distinct_rows(values: Tensor) -> int:
+    """How many rows of a matrix (or slices of a larger tensor) differ, up to rounding.
+
+    Rows are told apart by their products with one fixed vector of unlike numbers, so that it costs one pass.
+    """
+    flat = values.detach().abs() if values.is_complex() else values.detach()
+    flat = flat.double().flatten(1)
+    places = torch.arange(flat.shape[1], dtype=torch.float64, device=flat.device)
+    marks = flat @ torch.cos(places * places + 1.0)
+    scale = float(flat.abs().sum(dim=1).max()) if flat.numel() else 0.0
+    if not scale or not bool(marks.isfinite().all()):
+        return 1
+    gaps = marks.sort().values.diff()
+    return 1 + int((gaps > ALIKE * scale).sum())

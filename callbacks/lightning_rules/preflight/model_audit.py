@@ -1,0 +1,82 @@
+"""The rule model-audit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lightning_rules.audit import Audit, Part, aspects_of
+from lightning_rules.deadline import Deadline
+from lightning_rules.preflight import (
+    batch_norms,
+    dead_units,
+    dropout,
+    missing_nonlinearity,
+    right_loss,
+    summed_loss,
+    symmetric_init,
+)
+from lightning_rules.preflight.model_seen import ModelSeen
+from lightning_rules.view import View
+
+# In the order of their cost. All read the same training step; dropout runs one more in evaluation mode.
+PARTS: tuple[Part, ...] = (
+    right_loss.PART,
+    summed_loss.PART,
+    batch_norms.PART,
+    missing_nonlinearity.PART,
+    dead_units.PART,
+    symmetric_init.PART,
+    dropout.PART,
+)
+
+
+class ModelAudit(Audit):
+    """The model is wired as one thinks: layers, loss, initialisation.
+
+    Why: A softmax too many, an activation too few or weights that are all alike raise no error: the network trains,
+        worse than it could, and nobody knows why.
+
+    What it does: Runs ``training_step`` once on the first batch, with dropout off, and watches which layers run, what
+        feeds them, which loss functions get what, and which gradients come back; then one step in evaluation mode.
+        No source is read and no name is guessed. Each aspect has a name of its own, by which it can be ignored.
+
+    Fires when: A loss gets what it does not expect: a softmax, sigmoid or ReLU before a loss that wants logits, a
+        softmax over the batch, no log-softmax before ``nll_loss``, one-hot labels in a regression loss after a
+        squashing, targets that the output cannot reach (``right-loss``); output and target of unlike shape are
+        broadcast to all pairs (``silent-broadcast``); a summed loss makes plain SGD step beyond 2 times a mean's rate
+        over 1 minus momentum (``summed-loss``); batch norm over fewer than 4 examples a device, or a last batch of
+        one (``tiny-batch-norm``); two wide linear layers with nothing between them (``missing-nonlinearity``); the
+        first layer's gradient is 1e-8 of the last layer's (``depth``); units alike in weights and gradients, or no
+        gradient but in biases (``symmetric-init``); 95% of a layer's units off for every example (``dead-units``);
+        loss or gradients not finite (``non-finite-start``); dropout above 80% (``dropout``), or on in evaluation
+        (``stochastic-evaluation``). For a person's eye: biases before batch norms (``no-bias-before-norm``), batch
+        norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch norm or on under 5,000 examples.
+
+    Under DDP: Each rank looks at a batch of its own; what is wrong on any rank counts, units are dead or alike where
+        they are on all. Sharded strategies (FSDP, DeepSpeed): does not apply.
+
+    Cost: One training step and one evaluation step before the first step; no trace is left.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[ModelAudit(on_error="raise")], logger=False)
+
+    Source: Goodfellow, Bengio and Courville (2016), "Deep Learning", sections 6.2, 7.12, 8.4 and 8.7.1
+
+    Args:
+        budget: Seconds that the pre-flight checks of a run may take together; None for no limit.
+        on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
+    """
+
+    name = "model-audit"
+    source = 'Goodfellow, Bengio and Courville (2016), "Deep Learning", sections 6.2, 7.12, 8.4 and 8.7.1'
+    kind = "check"
+    parts = PARTS
+    aspects = aspects_of(PARTS)
+
+    def __init__(self, budget: float | None = 10.0, on_error: Literal["warn", "raise"] = "warn") -> None:
+        super().__init__(budget, on_error)
+
+    def read(self, view: View, deadline: Deadline) -> ModelSeen:
+        """The module and one step of it, read when the first part asks."""
+        return ModelSeen(view)
