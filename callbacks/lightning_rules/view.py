@@ -99,7 +99,9 @@ class View:
         return list(iterables) if several else [] if iterables is None else [iterables]
 
     @contextmanager
-    def step(self, batch: Any, batch_idx: int = 0, evaluation: bool = False) -> Iterator[Step]:
+    def step(
+        self, batch: Any, batch_idx: int = 0, evaluation: bool = False, begin: Callable[[], Any] | None = None
+    ) -> Iterator[Step]:
         """Run the user's ``training_step`` on a batch; when the block ends, everything it touched is put back.
 
         Nothing is logged, no optimiser moves, the process group is not used (the module runs, not its DDP wrapper),
@@ -110,6 +112,7 @@ class View:
             batch_idx: What the step is told.
             evaluation: Run the step with every submodule in evaluation mode, so that dropout is off and batch norm
                 treats each example by itself.
+            begin: Called first, with the module on loan.
 
         Yields:
             The loss and the calls that made it; their graphs end with the block.
@@ -122,6 +125,8 @@ class View:
             torch.enable_grad(),
             self.trainer.precision_plugin.train_step_context(),
         ):
+            if begin is not None:
+                begin()
             if evaluation:
                 self.module.eval()
             batch = self.to_device(batch)
@@ -131,10 +136,15 @@ class View:
             yield Step(next(iter(losses), None), _behind(losses, calls), losses)
 
     @contextmanager
-    def validation_step(self, batch: Any, batch_idx: int = 0) -> Iterator[Step]:
+    def validation_step(self, batch: Any, batch_idx: int = 0, begin: Callable[[], Any] | None = None) -> Iterator[Step]:
         """Run the user's ``validation_step`` as :meth:`step` runs ``training_step``: in evaluation mode, nothing kept.
 
         Gradients are enabled, so that the calls of loss functions are seen.
+
+        Args:
+            batch: A batch on the host, from :meth:`validation_batches`.
+            batch_idx: What the step is told.
+            begin: Puts the module into its mode in place of ``eval()``.
 
         Raises:
             NotApplicable: As for :meth:`step`, or the module has no ``validation_step``.
@@ -142,7 +152,7 @@ class View:
         if type(self.module).validation_step is namespace_of(self.module).LightningModule.validation_step:
             raise NotApplicable("the module has no validation_step.")
         with self.on_loan(), torch.enable_grad(), self.trainer.precision_plugin.val_step_context():
-            self.module.eval()
+            begin() if begin is not None else self.module.eval()
             batch = self.to_device(batch)
             with seen_losses(self.module) as calls:
                 returned = self.module.validation_step(*_arguments(self.module.validation_step, batch, batch_idx))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from lightning_rules import GradientClipping, LargestBatchSize, LRFinder, Severity, record
-from lightning_rules.optimise.trial_runs import TrialRuns
+from lightning_rules.trial_runs import TrialRuns
 
 QUIET = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 GOOD = (1e-3, 1e-1)  # rates of Adam that train this network well

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lightning_rules.optimise.resized_loader import largest_batches
-from lightning_rules.optimise.trial_runs import TrialRuns
 from lightning_rules.rule import NotApplicable
+from lightning_rules.trial_runs import TrialRuns
 from lightning_rules.untouched import untouched
 
 STEPS = 3  # an optimiser has all its state after the first

@@ -14,11 +14,11 @@ from lightning_rules.finding import Finding
 from lightning_rules.namespace import namespace_of
 from lightning_rules.optimise.batch_choice import NAME, Choice, finding_of, tightest
 from lightning_rules.optimise.batch_trial import Trial, try_size
-from lightning_rules.optimise.rates import multiply_rates, refuse_unknown_schedulers
 from lightning_rules.optimise.resized_loader import examples_in, refuse_other_loaders, resize_as_they_come
-from lightning_rules.optimise.trial_runs import TrialRuns
 from lightning_rules.ranks import gather
+from lightning_rules.rates import multiply_rates, refuse_unknown_schedulers
 from lightning_rules.rule import NotApplicable, Rule
+from lightning_rules.trial_runs import TrialRuns
 from lightning_rules.untouched import untouched
 
 FIRST = 16

@@ -13,9 +13,9 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.optimise import rate_search
 from lightning_rules.optimise.rate_curve import save_curve
 from lightning_rules.optimise.rate_search import Search
-from lightning_rules.optimise.rates import multiply_rates, refuse_unknown_schedulers
-from lightning_rules.optimise.trial_runs import TrialRuns
+from lightning_rules.rates import multiply_rates, refuse_unknown_schedulers
 from lightning_rules.rule import NotApplicable, Rule
+from lightning_rules.trial_runs import TrialRuns
 
 NAME = "lr-finder"
 LEAST_BUDGET = rate_search.RANGE_STEPS + 3 * rate_search.TRIAL_STEPS  # a candidate and one on either side

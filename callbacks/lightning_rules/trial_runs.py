@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from typing import Any
@@ -15,8 +15,8 @@ import torch.distributed
 from torch import Tensor
 
 from lightning_rules.loaders import endless
-from lightning_rules.optimise.rates import peak_rates, set_rates
 from lightning_rules.ranks import gather
+from lightning_rules.rates import peak_rates, set_rates
 from lightning_rules.rule import NotApplicable, Rule
 from lightning_rules.view import View
 
@@ -36,13 +36,15 @@ class TrialRuns:
     Args:
         trainer: The Trainer, from ``on_train_start`` on.
         module: The LightningModule it trains.
+        alone: Each rank trains by itself, with its own batches, and waits for no other; rules that act before a step,
+            which may wait, are then left out under DDP.
 
     Raises:
         NotApplicable: There is not exactly one optimiser, the module optimises manually, or its parameters are
             sharded over ranks.
     """
 
-    def __init__(self, trainer: Any, module: Any) -> None:
+    def __init__(self, trainer: Any, module: Any, alone: bool = False) -> None:
         if not module.automatic_optimization:
             raise NotApplicable("the module optimises manually, and only it knows what a step is.")
         if len(trainer.optimizers) != 1:
@@ -53,11 +55,16 @@ class TrialRuns:
         self.schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         self.peaks = peak_rates(self.optimizer, self.schedulers)
         self.view = View(trainer, module)
+        self.alone = alone
 
-    def run(self, rates: Sequence[float]) -> Generator[float, None, None]:
+    def run(self, rates: Iterable[float], batches: Sequence[Any] | None = None) -> Generator[float, None, None]:
         """Train with these rates, one a step, of the group with the highest rate; others keep their ratio to it.
 
         Everything is put back when the iterator ends or is closed.
+
+        Args:
+            rates: The rate of each step.
+            batches: Batches on the host to train on, in turns; None for those of the training loader.
 
         Yields:
             The loss before each step, the mean over accumulated batches and ranks; the same on all ranks. NaN, and
@@ -66,10 +73,14 @@ class TrialRuns:
         Raises:
             NotApplicable: The first step raised, gave no loss, or the data cannot be read twice.
         """
-        with self.lent(self._acting_rules()), closing(endless(self.trainer.train_dataloader)) as batches:
+        rules = [] if self.alone and self.trainer.world_size > 1 else self.acting_rules()
+        with self.lent(rules), closing(self._source(batches)) as source:
             for number, rate in enumerate(rates):
                 set_rates(self.optimizer, [peak * rate / max(self.peaks) for peak in self.peaks])
-                yield self._agreed_step(batches, number)
+                yield self._agreed_step(source, number)
+
+    def _source(self, batches: Sequence[Any] | None) -> Generator[Any, None, None]:
+        return endless(self.trainer.train_dataloader if batches is None else batches)
 
     @contextmanager
     def lent(self, rules: Sequence[Rule] = ()) -> Iterator[None]:
@@ -109,7 +120,8 @@ class TrialRuns:
             except Exception as error:
                 log.debug("A trial step raised.", exc_info=True)
                 failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            everywhere = gather(self.trainer, (None if total is None else float(total), failure))
+            mine = (None if total is None else float(total), failure)
+            everywhere = [mine] if self.alone else gather(self.trainer, mine)
             failures = [failure for _, failure in everywhere if failure]
             if failures or total is None:
                 raise _StepFailed(failures[0] if failures else "training_step returned no loss")
@@ -150,7 +162,7 @@ class TrialRuns:
     def _average_gradients(self) -> None:
         """The mean over ranks, as DDP has it: a gradient that a rank lacks counts as zero."""
         world = self.trainer.world_size
-        if world == 1:
+        if world == 1 or self.alone:
             return
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
@@ -164,7 +176,7 @@ class TrialRuns:
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= world
 
-    def _acting_rules(self) -> list[Rule]:
+    def acting_rules(self) -> list[Rule]:
         """Copies of the enforcing rules that act before a step, which tell nobody."""
         rules = [callback for callback in self.trainer.callbacks if isinstance(callback, Rule)]
         return [_mute_copy(rule) for rule in rules if _acts_before_steps(rule)]

@@ -17,7 +17,7 @@ from timm.scheduler import (
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from lightning_rules.optimise.rates import multiply_rates, peak_rates, refuse_unknown_schedulers, set_rates
+from lightning_rules.rates import multiply_rates, peak_rates, refuse_unknown_schedulers, set_rates
 from lightning_rules.rule import NotApplicable
 
 STEPS = 40

@@ -1,0 +1,328 @@
+"""What one training step does with each parameter, registered, hidden or foreign, and in which modes layers run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_rules.preflight.mentions import mentions
+from lightning_rules.preflight.model_seen import ModelSeen
+from lightning_rules.rule import NotApplicable
+from lightning_rules.view import View
+
+Gradient = Literal["none", "zero", "some", "not finite"]
+TRIES = 5  # steps at most, of other batches and batch indices, before a parameter counts as without gradient
+DEPTH = 3  # of containers in containers that may hold layers
+KEPT_BY_TORCH = {"_parameters", "_buffers", "_modules", "_trainer", "_fabric"}
+_facts: WeakKeyDictionary[Any, Facts] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class ParameterSeen:
+    """One parameter.
+
+    Attributes:
+        name: Where it is; for one in no submodule with the container and position: ``"net.layers[0].weight"``.
+        elements: How many numbers it holds.
+        matrix: Whether it has two dimensions or more.
+        trained: Whether it requires a gradient.
+        optimised: Whether an optimiser holds it.
+        hidden: Whether it stands in a list, tuple, set or dict, where torch does not look.
+        foreign: Whether an optimiser holds it and the module does not.
+        gradient: What the step gives it.
+        ran: The place of its layer in the order in which layers ran; None if it did not run.
+        linked: Whether what its layer put out had a graph.
+        evaluation: Whether its layer is in evaluation mode.
+        zero: Whether all of it is zero.
+        norm: The norm of its gradient.
+        peak: The largest absolute value of its gradient.
+    """
+
+    name: str
+    elements: int = 1
+    matrix: bool = True
+    trained: bool = True
+    optimised: bool = True
+    hidden: bool = False
+    foreign: bool = False
+    gradient: Gradient = "some"
+    ran: int | None = 0
+    linked: bool = True
+    evaluation: bool = False
+    zero: bool = False
+    norm: float = 1.0
+    peak: float = 1.0
+
+
+@dataclass(frozen=True)
+class LayerMode:
+    """A layer that does another thing in training than in evaluation.
+
+    Attributes:
+        name: Where it is.
+        kind: Its class.
+        training: Whether it ever ran in training mode.
+        evaluation: Whether it ever ran in evaluation mode, with gradients on.
+        around: Whether the module that holds it is in evaluation mode too.
+        trained: Whether that module holds parameters that are trained.
+    """
+
+    name: str
+    kind: str
+    training: bool
+    evaluation: bool
+    around: bool
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a training step does.
+
+    Attributes:
+        parameters: Each parameter, once.
+        modes: Each layer that ran and does another thing in training.
+        fed: By place in the order of layers: whether a layer was given a tensor that has a graph.
+        manual: Whether the module optimises manually.
+    """
+
+    parameters: tuple[ParameterSeen, ...]
+    modes: tuple[LayerMode, ...] = ()
+    fed: dict[int, bool] = field(default_factory=dict)
+    manual: bool = False
+
+
+def facts_of(seen: ModelSeen) -> Facts:
+    """The facts of a run's first training step, read once for all parts that ask.
+
+    Where optimised parameters get no gradient, further batches and batch indices are tried, since steps may take turns
+    (a critic trained five times as often) or an example may leave all units of a layer at zero.
+
+    Raises:
+        NotApplicable: The step cannot be run beside the training, or gives no gradient at all.
+    """
+    if seen not in _facts:
+        _facts[seen] = _read(seen)
+    return _facts[seen]
+
+
+def _read(seen: ModelSeen) -> Facts:
+    facts = read_step(seen.view, seen.batch, 0)
+    if any(one.optimised and one.trained and one.gradient in ("none", "zero") for one in facts.parameters):
+        batches = seen.view.batches(TRIES)
+        for index in range(1, TRIES):
+            facts = _merged(facts, read_step(seen.view, batches[index % len(batches)], index))
+    if all(one.gradient == "none" for one in facts.parameters):
+        raise NotApplicable("the training step gives no parameter a gradient that can be seen from outside.")
+    return facts
+
+
+def _merged(one: Facts, other: Facts) -> Facts:
+    """The first, with the gradients that only the second saw."""
+    rank = ("none", "zero", "some", "not finite")
+    pairs = zip(one.parameters, other.parameters, strict=True)
+    return replace(one, parameters=tuple(max(pair, key=lambda part: rank.index(part.gradient)) for pair in pairs))
+
+
+def read_step(view: View, batch: Any, batch_idx: int) -> Facts:
+    """Run one training step, in the modes that the modules are in, and look at every parameter.
+
+    Raises:
+        NotApplicable: The step cannot be run beside the training.
+    """
+    places = {id(parameter): place for place in _places(view) for parameter in (place.parameter,)}
+    tensors = [place.parameter for place in places.values() if place.parameter.requires_grad]
+    kept = [(tensor, tensor.grad) for tensor in tensors]
+    parts = dict(named_parts(view.module))
+    with _watched(parts) as runs:
+        try:
+            with view.step(batch, batch_idx, begin=partial(_begin, view.module, batch, batch_idx)) as step:
+                gradients = dict(zip(map(id, tensors), _gradients(step.losses, tensors), strict=True))
+                parameters = tuple(_seen(place, gradients.get(id(place.parameter)), runs) for place in places.values())
+                modes = tuple(_modes(view, parts, runs))
+        finally:
+            for tensor, gradient in kept:  # those of foreign tensors, which `untouched` does not know
+                tensor.grad = gradient
+    return Facts(
+        parameters, modes, {run.place: run.fed for run in runs.values()}, not view.module.automatic_optimization
+    )
+
+
+def _begin(module: Any, batch: Any, batch_idx: int) -> None:
+    """What the module's own hooks do to its modes before a training step; other hooks are left alone."""
+    for name in ("on_train_start", "on_train_epoch_start", "on_train_batch_start"):
+        own = getattr(type(module), name, None)
+        if mentions(own, "eval", module) or mentions(own, "train", module):
+            arguments = (batch, batch_idx) if name == "on_train_batch_start" else ()
+            getattr(module, name)(*arguments)
+
+
+@dataclass
+class _Place:
+    """Where a parameter is, and whose it is."""
+
+    name: str
+    parameter: Tensor
+    owner: nn.Module | None
+    hidden: bool
+    optimised: bool
+
+
+@dataclass
+class _Run:
+    """How a layer ran."""
+
+    place: int
+    training: bool = False
+    evaluation: bool = False
+    linked: bool = False
+    fed: bool = False
+
+
+def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All submodules by name, those in plain containers too: ``"net.layers[0]"``; each once."""
+    known = set(module.modules())
+    yield from module.named_modules()
+    waiting = list(module.named_modules())
+    while waiting:
+        name, part = waiting.pop()
+        for inside, value in _contained(part):
+            if isinstance(value, nn.Module) and value not in known:
+                found = [
+                    (f"{name}.{inside}".lstrip(".") + (f".{below}" if below else ""), one)
+                    for below, one in value.named_modules()
+                ]
+                fresh = [(path, one) for path, one in found if one not in known]
+                known.update(one for _, one in fresh)
+                waiting += fresh
+                yield from fresh
+
+
+def _contained(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What stands in the plain containers of a module, with its place in them."""
+    for name, value in vars(part).items():
+        if name not in KEPT_BY_TORCH and isinstance(value, (list, tuple, set, dict)):
+            yield from _unpacked(name, value, DEPTH)
+
+
+def _unpacked(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) <= 1000:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _unpacked(f"{name}[{key!r}]", item, depth - 1)
+    else:
+        yield name, value
+
+
+def _places(view: View) -> Iterator[_Place]:
+    """Every parameter of the module, of what it hides, and of the optimisers, once."""
+    held = {
+        id(one) for optimizer in view.trainer.optimizers for group in optimizer.param_groups for one in group["params"]
+    }
+    registered = {id(parameter) for parameter in view.module.parameters()}
+    met: set[int] = set()
+    for path, part in named_parts(view.module):
+        own = [(name, value) for name, value in part._parameters.items() if value is not None]
+        own += [(name, value) for name, value in _contained(part) if isinstance(value, nn.Parameter)]
+        for name, parameter in own:
+            if id(parameter) not in met:
+                met.add(id(parameter))
+                full = f"{path}.{name}".lstrip(".")
+                yield _Place(full, parameter, part, id(parameter) not in registered, id(parameter) in held)
+    for number, optimizer in enumerate(view.trainer.optimizers):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) not in met:
+                    met.add(id(parameter))
+                    yield _Place(f"optimizer {number}: {list(parameter.shape)}", parameter, None, False, True)
+
+
+@contextmanager
+def _watched(parts: dict[str, nn.Module]) -> Iterator[dict[nn.Module, _Run]]:
+    """How each part runs inside the block."""
+    runs: dict[nn.Module, _Run] = {}
+
+    def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+        run = runs.setdefault(part, _Run(len(runs)))
+        run.training |= part.training
+        run.evaluation |= not part.training and torch.is_grad_enabled()
+        run.linked |= any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in tree_leaves(output))
+        run.fed |= any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
+
+    handles = [
+        part.register_forward_hook(hook) for part in parts.values() if not isinstance(part, torch.jit.ScriptModule)
+    ]
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradients(losses: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Of the sum of all losses; what a backward of the step's own has left counts too."""
+    wanted = [loss.sum() for loss in losses if loss.requires_grad]
+    found: list[Tensor | None] = [None] * len(tensors)
+    try:
+        if wanted and tensors:
+            found = list(torch.autograd.grad(wanted, tensors, allow_unused=True))
+    except RuntimeError:  # the step has called backward itself, and its graph is gone
+        pass
+    return [tensor.grad if gradient is None else gradient for tensor, gradient in zip(tensors, found, strict=True)]
+
+
+@torch.no_grad()
+def _seen(place: _Place, gradient: Tensor | None, runs: dict[nn.Module, _Run]) -> ParameterSeen:
+    run = runs.get(place.owner) if place.owner is not None else None
+    values = gradient.coalesce().values() if gradient is not None and gradient.is_sparse else gradient
+    finite = values is None or bool(values.isfinite().all())
+    any_value = values is not None and bool(values.any())
+    return ParameterSeen(
+        name=place.name,
+        elements=place.parameter.numel(),
+        matrix=place.parameter.dim() > 1,
+        trained=place.parameter.requires_grad,
+        optimised=place.optimised,
+        hidden=place.hidden and place.owner is not None,
+        foreign=place.owner is None,
+        gradient="none" if values is None else "not finite" if not finite else "some" if any_value else "zero",
+        ran=None if run is None else run.place,
+        linked=run is not None and run.linked,
+        evaluation=place.owner is not None and not place.owner.training,
+        zero=not bool(place.parameter.any()),
+        norm=0.0 if values is None else float(values.float().norm()),
+        peak=0.0 if values is None or not values.numel() else float(values.abs().max()),
+    )
+
+
+def _modes(view: View, parts: dict[str, nn.Module], runs: dict[nn.Module, _Run]) -> Iterator[LayerMode]:
+    held = {
+        id(one) for optimizer in view.trainer.optimizers for group in optimizer.param_groups for one in group["params"]
+    }
+    for name, part in parts.items():
+        if part in runs and sensitive(part):
+            above = parts.get(name.rpartition(".")[0], view.module)
+            trained = any(one.requires_grad and id(one) in held for one in above.parameters())
+            run = runs[part]
+            yield LayerMode(name, type(part).__name__, run.training, run.evaluation, not above.training, trained)
+
+
+def sensitive(part: nn.Module) -> bool:
+    """Whether a layer, by its settings, does another thing in training than in evaluation."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return part.track_running_stats
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    return any(float(getattr(part, name, 0) or 0) > 0 for name in ("dropout", "drop_prob") if _is_number(part, name))
+
+
+def _is_number(part: nn.Module, name: str) -> bool:
+    return isinstance(getattr(part, name, None), (int, float))
