@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
@@ -50,13 +50,28 @@ def loss_of(view: View, lent: list[Tensor], batch: Any, batch_idx: int) -> Tenso
         NotApplicable: There is none, there are several, or nothing can be learned from it.
     """
     lent.clear()
-    returned = view.loss(batch, batch_idx)
+    with torch.compiler.set_stance("force_eager"):
+        returned = view.loss(batch, batch_idx)
     losses = [returned] if returned is not None and view.module.automatic_optimization else list(lent)
     if len(losses) != 1:
         raise NotApplicable(f"training_step gave {len(losses) or 'no'} losses where one is needed.")
     if losses[0].grad_fn is None:
         raise NotApplicable("the loss of training_step has no gradient.")
     return losses[0].sum()
+
+
+def calm(module: nn.Module) -> None:
+    """Switch off what makes training noisy: all is set to evaluation mode, but batch norms that were in training mode.
+
+    For use on loan. On a GPU recurrent layers stay in training mode, since cuDNN asks for it, and lose their dropout.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase) and part.training]
+    module.eval()
+    for norm in norms:
+        norm.training = True
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase) and any(parameter.is_cuda for parameter in part.parameters()):
+            part.training, part.dropout = True, 0.0
 
 
 def learned_parameters(view: View) -> list[torch.nn.Parameter]:
@@ -70,3 +85,18 @@ def learned_parameters(view: View) -> list[torch.nn.Parameter]:
         raise NotApplicable(f"the run has {count or 'no'} optimisers, and no single aim to train for.")
     groups = view.trainer.optimizers[0].param_groups
     return [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+
+
+def parameters_of_one_aim(view: View) -> list[torch.nn.Parameter]:
+    """The parameters that the run trains, of all its optimisers; for steps whose one loss trains them together.
+
+    :func:`loss_of` refuses a step of several losses.
+
+    Raises:
+        NotApplicable: There is nothing to train.
+    """
+    groups = [group for optimizer in view.trainer.optimizers for group in optimizer.param_groups]
+    found = dict.fromkeys(parameter for group in groups for parameter in group["params"] if parameter.requires_grad)
+    if not found:
+        raise NotApplicable("the run has no optimiser that trains a parameter.")
+    return list(found)

@@ -1,0 +1,180 @@
+"""The rule overfit-one-batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from lightning_rules.deadline import Deadline
+from lightning_rules.finding import Finding, Severity
+from lightning_rules.preflight.one_batch import Seen, Yardsticks, measure_one_batch
+from lightning_rules.preflight.own_optimiser import OwnSteps
+from lightning_rules.preflight_check import PreflightCheck
+from lightning_rules.view import View
+
+NAME = "overfit-one-batch"
+FITTED = 0.25  # of the distance from the constant's loss to the floor
+NOTHING = 0.97
+PARTIAL = 0.1  # share of frozen weights from which the floor is unknown
+SAME = 0.02  # of the loss: as good as without inputs
+MOVED = 0.01
+ROSE = 2.0
+STILL = 1e-6
+
+
+class OverfitOneBatch(PreflightCheck):
+    """TODO."""
+
+    name = NAME
+    source = (
+        'Karpathy (2019), "A Recipe for Training Neural Networks", step 2, "overfit one batch"; '
+        "Goodfellow, Bengio, Courville (2016), Deep Learning, section 11.5"
+    )
+
+    def __init__(self, budget: float | None = 10.0, on_error: Literal["warn", "raise"] = "warn") -> None:
+        super().__init__(budget, on_error)
+
+    def measure(self, view: View, deadline: Deadline) -> Seen:
+        """Fit one batch of this rank."""
+        return measure_one_batch(view, deadline)
+
+    def judge(self, ranks: Sequence[Seen]) -> Iterable[Finding]:
+        """One verdict on the rank that came furthest, and one on dropout."""
+        best = min(ranks, key=share)
+        fitted = judge_fit(best)
+        yield fitted
+        if best.dropout is not None:
+            yield judge_dropout(*best.dropout)
+        owns = [] if fitted.severity >= Severity.WARNING else [seen.own for seen in ranks if seen.own is not None]
+        yield from [found for own in owns if (found := judge_own(own, best.yardsticks)) is not None][:1]
+
+
+def share(seen: Seen) -> float:
+    """What is left of the distance from a constant's loss to the floor; from the start's to 0 where that is unknown."""
+    if not math.isfinite(seen.reached):
+        return math.inf
+    if seen.yardsticks is None:
+        return seen.reached / abs(seen.start) if seen.start > 0 else 0.0
+    span = seen.yardsticks.constant - seen.yardsticks.floor
+    return (seen.reached - seen.yardsticks.floor) / span if span > 0 else 0.0
+
+
+def judge_fit(seen: Seen) -> Finding:
+    """How far the batch was learned; pure."""
+    evidence = {
+        "loss_start": seen.start,
+        "loss_reached": seen.reached,
+        "steps": seen.steps,
+        "examples": seen.examples,
+        "rate": seen.rate,
+        "left": share(seen),
+    }
+    known = seen.yardsticks
+    if known is not None:
+        evidence |= {"loss_constant": known.constant, "loss_floor": known.floor}
+    severity, message, advice = _verdict(seen)
+    what = f"{seen.examples} examples" if seen.examples else "one batch"
+    told = f"{known.name if known else 'The loss'} on {what} went from {seen.start:.3g} to {seen.reached:.3g}"
+    rows = f"; label: prediction: {seen.rows}" if seen.rows and severity >= Severity.WARNING else ""
+    return Finding(
+        NAME, severity, f"{told} in {seen.steps} steps of Adam at {seen.rate:g}; {message}{rows}.", advice, evidence
+    )
+
+
+def _verdict(seen: Seen) -> tuple[Severity, str, str]:
+    if not math.isfinite(seen.reached) and math.isfinite(seen.start):
+        return Severity.WARNING, "no later loss was finite", "Look for what is not finite in the network's gradients."
+    if not math.isfinite(seen.reached):
+        return Severity.INFO, "it is not finite", ""
+    return _verdict_of_known(seen, seen.yardsticks) if seen.yardsticks is not None else _verdict_of_unknown(seen)
+
+
+def _verdict_of_known(seen: Seen, known: Yardsticks) -> tuple[Severity, str, str]:
+    if seen.alike and known.supervised and known.constant > 1e-6 and seen.reached > NOTHING * known.constant:
+        return (
+            Severity.ERROR,
+            f"a constant reaches {known.constant:.3g}: all examples have the same input, and their labels differ",
+            "Look at what the loader gives: inputs that were zeroed, overwritten or read from one place.",
+        )
+    if known.constant - known.floor <= 1e-3 * max(1e-6, known.constant):
+        return Severity.INFO, "its targets are all alike, so that there is nothing to learn", ""
+    left = share(seen)
+    expected = f"a constant reaches {known.constant:.3g}, and {known.floor:.3g} is possible"
+    if left <= FITTED:
+        return Severity.OK, expected, ""
+    if seen.fell and seen.reached > 1.5 * max(seen.start, known.constant):
+        advice = "Return the loss with its sign as it is."
+        return Severity.ERROR, f"{expected}: it rises while what training_step returns falls", advice
+    partial = seen.frozen > PARTIAL
+    if left > NOTHING and seen.plateau and known.supervised and not (partial and left < 1):
+        severity = Severity.WARNING if partial or known.dense else Severity.ERROR
+        return severity, f"{expected}: it learns no more than a constant", _cause(seen, known, nothing=True)
+    severed = seen.unreached[0] > 0 and left > 2 * FITTED
+    if (seen.plateau or severed) and known.supervised and seen.capable and not partial and not known.dense:
+        return Severity.WARNING, f"{expected}: it stalls far above", _cause(seen, known, nothing=False)
+    return Severity.INFO, f"{expected}: it was not learned by heart, for which this network may have its reasons", ""
+
+
+def _cause(seen: Seen, known: Yardsticks, nothing: bool) -> str:
+    if known.shapes:
+        return f"Give output and target the same shape: {known.shapes} are broadcast against one another."
+    if known.squashed:
+        return f"Give {known.name} the logits: it applies {known.squashed[2:]} itself, and was given {known.squashed}."
+    if seen.dropout is not None:
+        return f"Switch dropout off in evaluation: pass training=self.training in {seen.dropout[0] or 'the module'}."
+    unreached, trained = seen.unreached
+    if unreached:
+        return f"Look for a detach or a lost layer: {unreached} of {trained} parameters get no gradient from the loss."
+    if nothing:
+        return (
+            "Look for inputs that are lost or zeroed, weights that start all alike or at zero, dead activations, a "
+            "flipped sign, a clamped or broadcast loss."
+        )
+    return (
+        "Look for a softmax or sigmoid before a loss that applies its own, an activation after the last layer, weights "
+        "that start all alike, rows of the batch that mix, noise or dropout that is always on."
+    )
+
+
+def _verdict_of_unknown(seen: Seen) -> tuple[Severity, str, str]:
+    advice = "Look for inputs that are lost, output and target of different shapes, weights that start at zero."
+    if seen.zeroed is not None and abs(seen.zeroed - seen.reached) <= SAME * abs(seen.reached):
+        return Severity.ERROR, f"with inputs zeroed it reaches {seen.zeroed:.3g} as well", advice
+    if seen.start - seen.reached < MOVED * abs(seen.start) and seen.plateau:
+        return Severity.WARNING, "it does not go down at all", advice
+    if seen.start > 0 and share(seen) <= FITTED:
+        return Severity.OK, "it can be learned by heart", ""
+    return Severity.INFO, "how low this loss can go is unknown", ""
+
+
+def judge_dropout(where: str, rate: float) -> Finding:
+    """Dropout in evaluation mode; pure."""
+    return Finding(
+        NAME,
+        Severity.WARNING,
+        f"Dropout of {rate:g} is applied in {where or 'the module'} although every module is in evaluation mode, where "
+        "none is expected.",
+        "Pass training=self.training to torch.nn.functional.dropout (or use nn.Dropout), so that eval() switches it off.",
+        {"rate": rate},
+    )
+
+
+def judge_own(own: OwnSteps, known: Yardsticks | None) -> Finding | None:
+    """What the run's own optimiser did to the same batch; only a gross failure speaks. Pure."""
+    evidence = {"own_start": own.start, "own_last": own.last, "own_moved": own.moved, "own_rate": own.rate}
+    what = f"{own.steps} steps of {own.name} at {own.rate:g} on one batch took the loss from {own.start:.3g}"
+    if not math.isfinite(own.start):
+        return None
+    if not math.isfinite(own.last):
+        advice = "Lower the learning rate, or clip gradients."
+        return Finding(NAME, Severity.WARNING, f"{what} to a value that is not finite.", advice, evidence)
+    scale = abs(own.start) if known is None else max(abs(own.start), known.constant)
+    if own.start > 0 and own.last > ROSE * scale:
+        advice = "Lower the learning rate; look for maximize=True and for a flipped sign."
+        return Finding(NAME, Severity.WARNING, f"{what} up to {own.last:.3g}, where it should fall.", advice, evidence)
+    if own.steps > 1 and own.moved < STILL:
+        advice = "Raise the learning rate; look whether the optimiser holds the parameters that the loss depends on."
+        message = f"{what} nowhere: it changed by {own.moved:.1e} of itself."
+        return Finding(NAME, Severity.WARNING, message, advice, evidence)
+    return None
