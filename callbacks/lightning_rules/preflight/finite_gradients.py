@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +15,6 @@ from lightning_rules.view import View
 
 NAMED = 3  # parameters that a message names
 INPUTS = (("zero", 0.0), ("constant", 1.0))
-NODE = re.compile(r"Function '(\w+?)(?:Backward\d*)?' returned nan")
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class StepSeen:
         loss: Its loss.
         names: Parameters whose gradient is not finite, the first few.
         count: How many there are.
-        operation: The operation whose backward gave the first NaN, as far as torch can tell; else empty.
+        operation: The operation whose backward was the first to turn finite numbers into others; else empty.
     """
 
     loss: float
@@ -67,22 +62,33 @@ def _with_gradient(loss: Tensor | None) -> Tensor:
 
 
 def _operation(view: View, batch: Any, trained: list[Tensor]) -> str:
-    """The first operation whose backward returns NaN, by torch's anomaly mode."""
-    with _anomalies(), view.step(batch) as step:
-        try:
-            torch.autograd.grad(_with_gradient(step.loss), trained, allow_unused=True)
-        except RuntimeError as error:
-            found = NODE.search(str(error))
-            return found[1] if found else ""
-    return ""
+    """The first operation whose backward is given finite numbers and returns others."""
+    guilty: list[str] = []
+
+    def watch(node: Any) -> None:
+        def hook(returned: Any, given: Any) -> None:
+            if not guilty and _finite(given) and not _finite(returned):
+                guilty.append(node.name().partition("Backward")[0])
+
+        node.register_hook(hook)
+
+    with view.step(batch) as step:
+        loss = _with_gradient(step.loss)
+        level = [loss.grad_fn]
+        seen = set(level)
+        while level:
+            for node in level:
+                watch(node)
+            above = {node for below in level if below is not None for node, _ in below.next_functions if node}
+            level = list(above - seen)
+            seen |= above
+        torch.autograd.grad(loss, trained, allow_unused=True)
+    return guilty[0] if guilty else ""
 
 
-@contextmanager
-def _anomalies() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.autograd.detect_anomaly(check_nan=True):
-            yield
+def _finite(values: Any) -> bool:
+    tensors = [value for value in values if isinstance(value, Tensor) and not value.is_sparse]
+    return all(bool(value.isfinite().all()) for value in tensors)
 
 
 def see_constant_inputs(view: View, batch: Any) -> dict[str, StepSeen]:

@@ -25,6 +25,7 @@ STEPS = 8  # of training before the second comparison
 RATE = 1e-3  # Adam's default
 BATCHES = 2
 NAMED = 3
+TENSORS = (24, 12)  # parameters compared at the start and later, evenly spread
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class GradientSeen:
 
     Attributes:
         step: The first step in the run's own precision.
-        rounds: The comparisons by name: "at the start", "after 8 steps of training".
+        rounds: The comparisons by name: "at the start", "after 8 steps".
         constant: Steps on zero and constant inputs that are not finite.
         not_later: Why there was no second comparison; empty if there was one.
     """
@@ -53,7 +54,7 @@ class GradientCheck(PreflightCheck):
 
     What it does: Runs one training step as it is and looks for gradients that are not finite. Then, in double
         precision, with dropout off, batch norm on its running statistics and the same random numbers each time, it
-        compares the slope of the whole loss, regulariser included, along one random direction in each of up to 32
+        compares the slope of the whole loss, regulariser included, along one random direction in each of up to 24
         parameters with central differences of two step sizes; where they differ, in single components. Calls of the
         user's own ``autograd.Function`` are differentiated by themselves as well, since they alone claim to know
         their derivative. All that is done at the start, a little off exact zeros (where ReLU has a kink and
@@ -113,11 +114,11 @@ class GradientCheck(PreflightCheck):
         rounds, not_later = {}, ""
         with view.on_loan() as lent:
             with in_double(view, lent, batches[0]) as function:
-                rounds["at the start"] = see_round(function, self.components, deadline)
+                rounds["at the start"] = see_round(function, TENSORS[0], self.components, deadline)
             try:
                 _train(view, lent, batches)
                 with in_double(view, lent, batches[0]) as function:
-                    rounds[f"after {STEPS} steps of training"] = see_round(function, self.components, deadline)
+                    rounds[f"after {STEPS} steps"] = see_round(function, TENSORS[1], self.components, deadline)
             except NotApplicable as reason:
                 not_later = str(reason)
         return GradientSeen(step, rounds, see_constant_inputs(view, batches[0]), not_later)
@@ -146,7 +147,7 @@ def judge_step(step: StepSeen) -> Finding:
         message = f"The loss of the first training step is {step.loss}."
         advice = "Look for a logarithm of zero, a division by zero or inputs that are not finite."
         return Finding(NAME, Severity.ERROR, message, advice, evidence)
-    by = f"; the first NaN comes from the backward of {step.operation}" if step.operation else ""
+    by = f"; it comes from the backward of {step.operation}" if step.operation else ""
     message = (
         f"The loss of the first training step is {step.loss:.4g}, but the gradient of {step.count} "
         f"{_plural(step.count, 'parameter')} ({_names(step.names, step.count)}) is not finite{by}."
@@ -212,40 +213,48 @@ def judge_parameters(ranks: Sequence[GradientSeen], explained: bool) -> Iterator
         ranks: The numbers of all ranks.
         explained: Whether an own function was found to differ.
     """
-    for when, one in ((when, one) for seen in ranks[:1] for when, one in seen.rounds.items()):
-        if not one.wrong:
-            continue
+    failed = [(when, one) for seen in ranks for when, one in seen.rounds.items() if one.wrong]
+    for when, one in failed[:1]:
         worst = max(one.wrong, key=lambda parameter: parameter.slope.error)
         names = _names([parameter.name for parameter in one.wrong[:NAMED]], len(one.wrong))
-        why = "through the function above" if explained else "part of it is held back, as by detach, no_grad or .data"
+        cuts = ", ".join((one.cuts.hidden or one.cuts.cuts)[:NAMED])
         message = (
             f"{when[0].upper()}{when[1:]}, the gradient of {len(one.wrong)} of {one.compared} parameters ({names}) is "
-            f"not the slope of the loss ({why}); worst, {_worst(worst)}."
+            f"not the slope of the loss; worst, {_worst(worst)}"
         )
-        advice = "" if explained else "If this is on purpose all is well; if not, look for what cuts the graph."
-        yield Finding(NAME, Severity.INFO, message, advice, {"wrong": len(one.wrong), **_evidence(worst.slope)})
+        evidence = {"wrong": len(one.wrong), **_evidence(worst.slope)}
+        if explained:
+            yield Finding(NAME, Severity.INFO, f"{message}: through the own function named above.", "", evidence)
+        elif one.cuts.hidden and not any(parameter.flat for parameter in one.wrong):
+            message += f": a value is changed in place where autograd cannot see it ({cuts})."
+            advice = "Change it out of place and without .data or no_grad, so that the change is differentiated."
+            yield Finding(NAME, Severity.WARNING, message, advice, evidence)
+        else:
+            message += f": part of it is held back ({cuts or 'no_grad, or a copy of a value'})."
+            advice = "If this is on purpose all is well; if not, take away what cuts the graph."
+            yield Finding(NAME, Severity.INFO, message, advice, evidence)
 
 
 def judge_agreement(ranks: Sequence[GradientSeen]) -> Iterator[Finding]:
     """On those that agree; pure."""
     rounds = [(when, one) for seen in ranks for when, one in seen.rounds.items()]
-    whens = list(dict.fromkeys(when for when, _ in rounds))
-    agree = min(one.compared - len(one.wrong) - one.kinks - one.unresolved for _, one in rounds)
-    first = rounds[0][1]
-    if agree <= 0 and first.wrong:
+    agree: dict[str, int] = {}
+    for when, one in rounds:
+        agree[when] = min(agree.get(when, one.compared), one.agree)
+    if not any(agree.values()):
+        if not any(one.wrong for _, one in rounds):
+            message = "The slopes of the loss are too small, or have kinks, so that no gradient could be compared."
+            yield Finding(NAME, Severity.INFO, message)
         return
-    if agree <= 0:
-        message = "The slopes of the loss are too small, or have kinks, so that no gradient could be compared."
-        yield Finding(NAME, Severity.INFO, message)
-        return
-    largest = max(one.largest for _, one in rounds)
+    largest, parameters = max(one.largest for _, one in rounds), rounds[0][1].parameters
     left = f"; not after training: {ranks[0].not_later.rstrip('.')}" if ranks[0].not_later else ""
+    counts = " and ".join(f"of {count} {when}" for when, count in agree.items() if count)
     message = (
-        f"Gradients of {agree} of {first.parameters} parameters agree with central differences "
-        f"{' and '.join(whens)}, to a relative error of {largest:.1e}{left}."
+        f"Gradients {counts}, of {parameters} parameters, agree with central differences to a relative error of "
+        f"{largest:.1e}{left}."
     )
     kinks = max(one.kinks for _, one in rounds)
-    evidence = {"agree": agree, "parameters": first.parameters, "largest_error": largest, "kinks": kinks}
+    evidence = {"agree": max(agree.values()), "parameters": parameters, "largest_error": largest, "kinks": kinks}
     yield Finding(NAME, Severity.OK, message, evidence=evidence)
 
 

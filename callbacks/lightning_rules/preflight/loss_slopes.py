@@ -13,11 +13,11 @@ from lightning_rules.deadline import Deadline
 from lightning_rules.losses import LossCall, seen_losses
 from lightning_rules.preflight.central_differences import Slope, slope
 from lightning_rules.preflight.double_precision import LossFunction
+from lightning_rules.preflight.graph_cuts import CutsSeen, seen_cuts
 from lightning_rules.preflight.own_functions import FunctionSeen, examine, own_classes, recorded
 
-STEPS = (1e-5, 1e-6, 1e-7)  # of a parameter's size; the shorter where a ReLU switches within the longer
-GOOD = 1e-6  # relative error at which no shorter step is tried
-TENSORS = 24  # parameters compared in one round, evenly spread
+# Of a parameter's size: shorter where a ReLU switches within the first, longer where rounding hides the slope.
+STEPS = (1e-6, 1e-7, 1e-5)
 FAILED = 3  # of those that fail, how many are looked at component by component
 SHARE = 0.4  # of the time left that one round may take
 NO_SLOPE = 1e-9  # of the loss's own slope: what remains of exact zeros
@@ -40,6 +40,12 @@ class ParameterSeen:
     blocked: bool
     components: tuple[tuple[int, Slope], ...] = ()
 
+    @property
+    def flat(self) -> bool:
+        """Whether the loss does not depend on it at all, or autograd says so: not what an in-place change does."""
+        numbers = abs(self.slope.analytic), abs(self.slope.numeric)
+        return min(numbers) <= NO_SLOPE * max(numbers)
+
 
 @dataclass(frozen=True)
 class RoundSeen:
@@ -53,6 +59,7 @@ class RoundSeen:
         unresolved: Parameters whose slope is too small a part of the loss to be seen.
         wrong: Parameters whose slopes differ.
         functions: What the user's own autograd functions came to.
+        cuts: Where the step takes values out of the graph, if slopes differ.
         added: The slopes of what is added to torch's losses, where autograd has none; else None.
     """
 
@@ -63,11 +70,23 @@ class RoundSeen:
     unresolved: int
     wrong: tuple[ParameterSeen, ...]
     functions: tuple[FunctionSeen, ...]
+    cuts: CutsSeen
     added: Slope | None
 
+    @property
+    def agree(self) -> int:
+        """How many parameters agree, of those that could be compared."""
+        return self.compared - self.kinks - self.unresolved - len(self.wrong)
 
-def see_round(function: LossFunction, components: int, deadline: Deadline) -> RoundSeen:
+
+def see_round(function: LossFunction, tensors: int, components: int, deadline: Deadline) -> RoundSeen:
     """Compare slopes at the point where the parameters are, after a small nudge off exact zeros.
+
+    Args:
+        function: The loss.
+        tensors: How many parameters are compared, evenly spread.
+        components: How many single components are looked at where one fails.
+        deadline: The time there is.
 
     Raises:
         NotApplicable: The loss is no function of the parameters, or the time is too short.
@@ -80,7 +99,7 @@ def see_round(function: LossFunction, components: int, deadline: Deadline) -> Ro
     functions = _functions(function, components)
     here, gradients = function.gradients()
     affordable = int(min(1e6, SHARE * deadline.left / max(1e-6, 4 * seconds)))
-    names = _spread(list(gradients), max(4, min(TENSORS, affordable)))
+    names = _spread(list(gradients), max(4, min(tensors, affordable)))
     kinks, unresolved, largest = 0, 0, 0.0
     wrong: list[ParameterSeen] = []
     for seed, name in enumerate(names):
@@ -94,8 +113,15 @@ def see_round(function: LossFunction, components: int, deadline: Deadline) -> Ro
             largest = max(largest, found.error)
         else:
             unresolved += 1
-    added = _added_term(function)
-    return RoundSeen(len(names), len(gradients), largest, kinks, unresolved, tuple(wrong), functions, added)
+    cuts = _cuts(function) if wrong else CutsSeen()
+    added = _added_term(function) if wrong else None
+    return RoundSeen(len(names), len(gradients), largest, kinks, unresolved, tuple(wrong), functions, cuts, added)
+
+
+def _cuts(function: LossFunction) -> CutsSeen:
+    with seen_cuts() as seen:
+        function.loss()
+    return seen
 
 
 def _spread(names: list[str], count: int) -> list[str]:
@@ -117,9 +143,9 @@ def _best(function: Callable[[float], float], analytic: float, here: float) -> S
     found: list[Slope] = []
     for step in STEPS:
         found.append(slope(function, analytic, here, step))
-        if found[-1].error < GOOD:
+        if not found[-1].wrong:
             break
-    return min(found, key=lambda one: one.error)
+    return found[-1] if not found[-1].wrong else min(found, key=lambda one: one.error)
 
 
 def _single_components(
