@@ -1,0 +1,88 @@
+"""The kill criterion of DeepCrime (Humbatova, Jahangirova and Tonella, 2021): which bugs really hurt.
+
+A bug hurts if the clean metric of its runs is worse than that of its healthy twin's, over at least ten seeds a side,
+with p < 0.05 and an effect of at least 0.5. The test is Mann and Whitney's, not Welch's: a part of the runs diverges,
+so that the metric has two humps and no variance on one side, and ranks are sound there. The effect is Cohen's d with
+the pooled deviation, as in DeepCrime.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from planted_bugs.cases import CASES
+from planted_bugs.fit import fit, reported
+from planted_bugs.program import Case, clean_metric
+
+CACHE = Path(__file__).with_name("kill.json")
+
+
+@dataclass(frozen=True)
+class Harm:
+    """The clean metric of both sides, a value a seed (the higher the better), and what a run takes."""
+
+    case: str
+    healthy: list[float]
+    buggy: list[float]
+    seconds: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided; 1 where all values are equal."""
+        if len({*self.healthy, *self.buggy}) == 1:
+            return 1.0
+        return float(mannwhitneyu(self.healthy, self.buggy, alternative="two-sided").pvalue)
+
+    @property
+    def effect(self) -> float:
+        """Cohen's d, positive where the bug is worse."""
+        difference = float(np.mean(self.healthy) - np.mean(self.buggy))
+        pooled = math.sqrt((np.var(self.healthy, ddof=1) + np.var(self.buggy, ddof=1)) / 2)
+        return difference / pooled if pooled else math.copysign(math.inf, difference) if difference else 0.0
+
+    @property
+    def hurts(self) -> bool:
+        return len(self.buggy) >= 10 and self.p_value < 0.05 and self.effect >= 0.5
+
+
+def run(case: Case, seed: int, buggy: bool) -> float:
+    """The clean metric of one run in this process."""
+    program = case.build(seed, buggy)
+    return clean_metric(case, program, reported(fit(program)))
+
+
+def measure(case: Case, seeds: Sequence[int]) -> Harm:
+    """Both sides in this process."""
+    began = time.perf_counter()
+    healthy, buggy = ([run(case, seed, side) for seed in seeds] for side in (False, True))
+    return Harm(case.name, healthy, buggy, (time.perf_counter() - began) / (2 * len(seeds)))
+
+
+def harms(names: Sequence[str], seeds: Sequence[int], measure: Callable[[Case, Sequence[int]], Harm]) -> list[Harm]:
+    """The harm of these cases, out of the cache where it holds as many seeds."""
+    cached: dict[str, Any] = json.loads(CACHE.read_text()) if CACHE.is_file() else {}
+    for name in names:
+        if name not in cached or len(cached[name]["buggy"]) < len(seeds):
+            cached[name] = asdict(measure(CASES[name], seeds))
+            CACHE.write_text(json.dumps(cached, indent=1) + "\n")
+    return [Harm(**cached[name]) for name in names]
+
+
+def table(found: Sequence[Harm]) -> str:
+    """Markdown: the cases that hurt, then the latent ones."""
+    lines = ["| case | metric | healthy | buggy | p | d | hurts |", "| --- | --- | ---: | ---: | ---: | ---: | --- |"]
+    for harm in sorted(found, key=lambda harm: not harm.hurts):
+        healthy, buggy = np.mean(harm.healthy), np.mean(harm.buggy)
+        numbers = f"{healthy:.3f} | {buggy:.3f} | {harm.p_value:.1g} | {harm.effect:.1f}"
+        verdict = "yes" if harm.hurts else "latent"
+        lines.append(f"| {harm.case} | {CASES[harm.case].metric} | {numbers} | {verdict} |")
+    return "\n".join(lines)
