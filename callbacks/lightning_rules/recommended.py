@@ -5,15 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_rules.data.data_audit import DataAudit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
 from lightning_rules.optimise.gradient_clipping import GradientClipping
+from lightning_rules.preflight.batch_independence import BatchIndependence
+from lightning_rules.preflight.input_independent_baseline import InputIndependentBaseline
+from lightning_rules.preflight.model_audit import ModelAudit
+from lightning_rules.preflight.overfit_one_batch import OverfitOneBatch
+from lightning_rules.preflight.schedule_audit import ScheduleAudit
+from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
-RECOMMENDED: tuple[type[Rule], ...] = (SeedEverything, LastLayerBiasInit, GradientClipping, LossAtInit)
+# Those that act come first, so that the checks see the run as it will start; then the checks, in the order of their cost.
+RECOMMENDED: tuple[type[Rule], ...] = (
+    SeedEverything,
+    LastLayerBiasInit,
+    GradientClipping,
+    ScheduleAudit,
+    LossAtInit,
+    ModelAudit,
+    BatchIndependence,
+    DataAudit,
+    StepSize,
+    OverfitOneBatch,
+    InputIndependentBaseline,
+)
 
 
 def recommended(ignore: Mapping[str, str] | None = None, budget: float | None = 10.0) -> list[Rule]:

@@ -10,7 +10,11 @@ from lightning_rules.preflight import (
     batch_norms,
     dead_units,
     dropout,
+    gradient_reset,
     missing_nonlinearity,
+    modes,
+    optimiser_settings,
+    parameter_use,
     right_loss,
     summed_loss,
     symmetric_init,
@@ -26,7 +30,11 @@ PARTS: tuple[Part, ...] = (
     missing_nonlinearity.PART,
     dead_units.PART,
     symmetric_init.PART,
+    parameter_use.PART,
+    optimiser_settings.PART,
     dropout.PART,
+    modes.PART,
+    gradient_reset.PART,
 )
 
 
