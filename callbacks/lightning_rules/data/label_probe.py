@@ -91,6 +91,8 @@ def probe(inputs: Tensor, targets: Tensor, classes: bool) -> Probe:
         _, targets, counts = torch.unique(targets, return_inverse=True, return_counts=True)
         kept = counts[targets] >= PER_CLASS
         features, targets = features[kept], targets[kept]
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))  # labels may stand in a pattern
+    features, targets = features[order], targets[order]
     if len(targets) < AT_LEAST or not bool((targets != targets[:1]).any()):
         raise NotApplicable("too few examples, or all have one label.")
     share = explained(features[::2], targets[::2], classes)

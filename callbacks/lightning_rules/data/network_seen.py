@@ -30,12 +30,14 @@ class Entered:
         embeds: Whether this layer looks up ids, so that scale means nothing.
         normalised: ``"before"`` where a normalisation layer stands before it, ``"after"`` where one takes the scale
             out right behind it, else empty.
+        augmented: Whether the same batch enters otherwise when it is stepped again.
     """
 
     values: Tensor | None
     layer: str
     embeds: bool
     normalised: str
+    augmented: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,15 @@ def entered(view: View, batches: list[tuple[int, Any]], path: tuple[Any, ...], v
     with view.on_loan(), _hooked(view.module, first), torch.compiler.set_stance("force_eager"):
         view.module.eval()
         view.module.requires_grad_(False)
-        for _, batch in batches:
+        for _, batch in [*batches, batches[0]]:
             first.begin()
             with suppress(_Enough):
                 _run(view, _marked(batch, path) if marked else batch, validation)
     if not first.rows:
         raise NotApplicable("no layer with weights of its own is given the batch's input.")
-    return Entered(_one_each(first.rows, batches), first.name, first.embeds, first.normalised)
+    *rows, again = first.rows
+    augmented = not rows or not torch.equal(rows[0].nan_to_num(), again.nan_to_num())
+    return Entered(_one_each(rows, batches), first.name, first.embeds, first.normalised, augmented)
 
 
 def _run(view: View, batch: Any, validation: bool) -> None:
