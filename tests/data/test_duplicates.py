@@ -47,6 +47,7 @@ def test_judgement_of_leaks(seen: Twins, severity: Severity) -> None:
     [
         (twins(conflicting=0.1), Severity.WARNING),
         (twins(conflicting=0.01), Severity.INFO),
+        (twins(conflicting=0.1, levels=17), Severity.INFO),  # rows of categories do, too
         (twins(conflicting=0.1, width=4), Severity.INFO),  # narrow rows coincide
         (twins(conflicting=0.9, distinct=100), Severity.INFO),  # as do those of few values
     ],

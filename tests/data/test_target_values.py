@@ -50,6 +50,11 @@ UNSCALED = {"target_rms": 170.0, "target_std": 77.0, "error_rms": 170.0}
         (squared(**UNSCALED, own=False), None),
         (squared(**{**UNSCALED, "output_std": 60.0}), None),  # something scales the output
         (squared(**{**UNSCALED, "target_std": 0.0}), None),
+        (squared(target_rms=12.0, target_std=0.4, error_rms=12.0), None),  # logarithms of prices
+        (
+            squared(target_rms=1998.0, target_std=9.0, error_rms=1998.0),
+            ("target-scale", Severity.WARNING, "not scaled"),
+        ),
         (squared(target_rms=0.001, target_std=0.001, error_rms=0.3), ("target-scale", Severity.WARNING, "so small")),
         (squared(target_rms=0.012, target_std=0.012, error_rms=0.3), None),  # daily returns
     ],
