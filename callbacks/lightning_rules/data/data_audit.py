@@ -27,7 +27,7 @@ class DataAudit(Audit):
         that stand in the training set, a class that was filtered away, pixels that were scaled twice or in one split
         alone, a label that hides in the input. No statistic of the network sees these; a look at the data does.
 
-    What it does: Reads an evenly spread sample of each split once (up to 4,096 examples, about 2 s and 256 MiB each;
+    What it does: Reads an evenly spread sample of each split once (up to 4,096 examples, about 2 s and 128 MiB each;
         labels, and inputs of sets that lie in memory, whole), as the loader collates it, and looks at: examples and
         classes of each split; copies and near copies within and across splits; NaN, infinity and constant inputs; the
         tensor that really enters the first weighted layer, its scale, whether its places mean anything, and whether

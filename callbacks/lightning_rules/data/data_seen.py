@@ -132,7 +132,7 @@ class SplitSample:
 class DataSeen:
     """Both splits of a run, each read when it is first asked for.
 
-    Memory: at most 256 MiB a split.
+    Memory: at most 128 MiB a split, and as much again while its examples are collated.
 
     Args:
         view: The run.

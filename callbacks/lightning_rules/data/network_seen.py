@@ -16,6 +16,7 @@ from lightning_rules.losses import LossCall
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
+PLACES = 8192  # values of a picture that are looked at, about
 # Layers that leave a common factor of their input a common factor: a norm behind them still takes it out.
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -103,7 +104,7 @@ class _FirstLayer:
             elif given is not None and is_weighted(layer) and (given.requires_grad or not self.marked):
                 self._found, self.name = True, f"{type(layer).__name__} {name}"
                 self.embeds = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
-                self.rows.append(given.detach().float().cpu())
+                self.rows.append(thinned(given.detach()).float().cpu())
 
         return before
 
@@ -113,6 +114,14 @@ class _FirstLayer:
         if "Norm" in type(layer).__name__ and not self.normalised:
             self.normalised = "after"
         raise _Enough
+
+
+def thinned(values: Tensor) -> Tensor:
+    """Pictures ``[n, channels, height, width]`` with every so many rows and columns, others as they are."""
+    if values.dim() != 4:
+        return values
+    step = max(1, round((values[0].numel() / PLACES) ** 0.5)) if len(values) else 1
+    return values[..., ::step, ::step]
 
 
 def is_weighted(layer: nn.Module) -> bool:
