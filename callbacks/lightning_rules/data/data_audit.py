@@ -27,30 +27,33 @@ class DataAudit(Audit):
         that stand in the training set, a class that was filtered away, pixels that were scaled twice or in one split
         alone, a label that hides in the input. No statistic of the network sees these; a look at the data does.
 
-    What it does: Reads an evenly spread sample of each split once (up to 4,096 examples, 2 s and 256 MiB each; labels
-        and inputs of sets that lie in memory whole), as the loader collates it, and looks at: examples and classes of
-        each split; copies and near copies within and across splits; NaN, infinity and constant inputs; the tensor that
-        really enters the first weighted layer, its scale, and whether validation's is like training's; single input
-        values that tell the label; and targets against the loss function that is called with them. Each aspect has a
-        name of its own, under which it can be ignored.
+    What it does: Reads an evenly spread sample of each split once (up to 4,096 examples, about 2 s and 128 MiB each;
+        labels, and inputs of sets that lie in memory, whole), as the loader collates it, and looks at: examples and
+        classes of each split; copies and near copies within and across splits; NaN, infinity and constant inputs; the
+        tensor that really enters the first weighted layer, its scale, whether its places mean anything, and whether
+        that of validation is like that of training; single input values that tell the label; and targets against the
+        loss function that is called with them. Each aspect has a name, under which it can be ignored alone.
 
-    Fires when: A validation class has no training example, or is 8 times rarer in training (missing-class: error,
-        warning). Validation examples are training examples, by index (no-leak: error) or by copies beyond what copies
-        within training explain (1%: warning, 20%: error). Inputs or targets with NaN or infinity make the loss not
-        finite, or all inputs are the same (no-junk: error). Inputs enter the first layer, without a normalisation
-        layer before or behind it, with a root mean square above 30 or below 0.005, or with features whose scales
-        differ 1,000 times (normalise-inputs: warning). Validation inputs are shifted by 0.35 standard deviations a
-        feature or scaled by 1.6 (same-distribution: warning). One input value tells the class on held-out examples
-        in 99% (label-in-input: warning). The places of an input are interchangeable in what is no noise
-        (scrambled-inputs: warning). Labels are outside what the loss takes (target-type: error), regression
-        targets are above 10 or below 0.005 in scale (target-scale: warning). Few data, imbalance, copies within
-        training and constant features are information.
+    Fires when: missing-class: a validation class has no training example where chance makes one expect 20 (error) or
+        5 (warning), or is 8 times rarer in training and not weighed (warning). no-leak: validation examples are
+        training examples by index (error), or are copies of them beyond what copies within training explain (1%
+        warning, 20% error; near copies 2%, warning). no-junk: NaN or infinity makes the loss not finite, or all inputs
+        are the same (error). normalise-inputs: without a normalisation layer before or behind it the first layer gets
+        a root mean square above 30 or below 0.005, or features whose scales differ 1,000 times (warning).
+        same-distribution: validation inputs are shifted by 0.35 standard deviations a feature or scaled by 1.6, twice
+        that where training is augmented (warning). scrambled-inputs: the places of pictures are interchangeable
+        (warning). label-in-input: one value tells the class of 99% of held-out examples, and most others do not
+        (warning). target-type: labels are outside what the loss takes (error). target-scale: regression targets have a
+        standard deviation above 10 or below 0.005, or a root mean square above 30 (warning). conflicting-labels: 5% of
+        the training examples have a copy with another label (warning). All else is information.
 
     Under DDP: Each rank reads the data sets, which are the same on all ranks, past the distributed samplers; of
         streams each rank sees its own part. Numbers are gathered, and all ranks find the same. Sharded strategies
         (FSDP, DeepSpeed): what needs a step does not apply.
 
-    Cost: COST
+    Cost: On digits 0.2 s before the first step, on one core: the reading, 32 examples through the training step, and up
+        to 512 of each split through the first layer. Sets that read from disk take about 2 s a split. None afterwards;
+        no trace is left.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -132,7 +132,7 @@ class SplitSample:
 class DataSeen:
     """Both splits of a run, each read when it is first asked for.
 
-    Memory: at most 256 MiB a split.
+    Memory: at most 128 MiB a split, and as much again while its examples are collated.
 
     Args:
         view: The run.
@@ -151,20 +151,17 @@ class DataSeen:
         Raises:
             NotApplicable: There is no training loader, or its data can be read only once.
         """
-        return self._once(
-            "reading the training set", lambda: self._read("training", first_loader(self.view.trainer.train_dataloader))
-        )
+        loader = first_loader(self.view.trainer.train_dataloader)
+        return self._once("reading the training set", lambda: self._read("training", loader))
 
     @cached_property
     def validation(self) -> SplitSample | None:
         """The (first) validation split, or None where the run has none, or it cannot be read beside the run."""
         loaders = self.view.validation_loaders
+        if not loaders:
+            return None
         try:
-            return (
-                self._once("reading the validation set", lambda: self._read("validation", loaders[0]))
-                if loaders
-                else None
-            )
+            return self._once("reading the validation set", lambda: self._read("validation", loaders[0]))
         except NotApplicable:
             return None
 

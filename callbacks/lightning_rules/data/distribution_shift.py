@@ -19,6 +19,7 @@ OFFSET = 0.35  # root mean square, over features, of the difference of means in 
 BEYOND_NOISE = 16.0  # and the mean square difference is this many times what chance makes: four standard errors even
 # where all features move together
 STRETCH = 0.47  # |log ratio| of standard deviations, median over features: a factor of 1.6
+AUGMENTED = 0.7, 0.92  # the same two limits where training is augmented at random: 0.7 and a factor of 2.5
 NOISE = 4.0  # standard errors
 CLIP = 1.0  # standard deviations beyond which one feature counts no more: a single one is no shift of all
 FEWEST = 16  # examples of each split
@@ -42,6 +43,7 @@ class Shift:
         worst_offset: Its difference of means in standard deviations.
         train_rms: Root mean square of all training inputs.
         validation_rms: Root mean square of all validation inputs.
+        augmented: Whether training examples are augmented at random.
     """
 
     train: int
@@ -55,6 +57,7 @@ class Shift:
     worst_offset: float
     train_rms: float
     validation_rms: float
+    augmented: bool
 
 
 def measure(seen: DataSeen, deadline: Deadline) -> Shift:
@@ -72,26 +75,30 @@ def measure(seen: DataSeen, deadline: Deadline) -> Shift:
         raise NotApplicable("the inputs cannot be compared feature by feature.")
     if train.values.shape[1:] != validation.values.shape[1:] or train.layer != validation.layer:
         raise NotApplicable("training and validation inputs differ in shape.")
-    return shift_between(_finite(train.values), _finite(validation.values))
+    augmented = train.augmented or not seen.train.repeats
+    return shift_between(_finite(train.values), _finite(validation.values), augmented)
 
 
 def _finite(values: Tensor) -> Tensor:
-    flat = values.flatten(1)
-    return flat[torch.isfinite(flat).all(1)].double()
+    return values[torch.isfinite(values.flatten(1)).all(1)].double()
 
 
-def shift_between(train: Tensor, validation: Tensor) -> Shift:
+def shift_between(train: Tensor, validation: Tensor, augmented: bool = False) -> Shift:
     """Differences of means and standard deviations, feature by feature.
 
     Args:
-        train: ``[n, features]``, finite.
-        validation: ``[m, features]``, finite.
+        train: ``[n, features]`` or ``[n, channels, ...]``, finite.
+        validation: ``[m, features]`` or ``[m, channels, ...]``, finite.
+        augmented: Whether training examples are augmented at random. Crops and turns move what stands at a place, so
+            that pictures are then compared channel by channel.
 
     Raises:
         NotApplicable: There are too few examples, or no feature varies.
     """
     if min(len(train), len(validation)) < FEWEST:
         raise NotApplicable(f"fewer than {FEWEST} examples of a split can be compared.")
+    examples = len(train), len(validation)
+    train, validation = _features(train, augmented), _features(validation, augmented)
     spread, held = train.std(0), validation.std(0)
     pooled = ((spread.square() + held.square()) / 2).sqrt()
     varies = pooled > CONSTANT * pooled.max()
@@ -100,28 +107,35 @@ def shift_between(train: Tensor, validation: Tensor) -> Shift:
     offsets = ((validation.mean(0) - train.mean(0)) / pooled.clamp_min(1e-30)) * varies
     both = varies & (spread > 0) & (held > 0)
     ratios = (held / spread)[both].log()
-    error = (_log_error(train[:, both]) + _log_error(validation[:, both])).sqrt().median() if both.any() else 0.0
+    errors = (_log_error(train[:, both], examples[0]) + _log_error(validation[:, both], examples[1])).sqrt()
     worst = int(offsets.abs().argmax())
     return Shift(
-        train=len(train),
-        validation=len(validation),
+        train=examples[0],
+        validation=examples[1],
         features=int(varies.sum()),
         offset=float(offsets.clamp(-CLIP, CLIP).square().sum() / varies.sum()),
-        offset_by_chance=1 / len(train) + 1 / len(validation),
+        offset_by_chance=1 / examples[0] + 1 / examples[1],
         stretch=float(ratios.median()) if len(ratios) else 0.0,
-        stretch_error=float(error),
+        stretch_error=float(errors.median()) if len(errors) else 0.0,
         worst=worst,
         worst_offset=float(offsets[worst]),
         train_rms=float(train.square().mean().sqrt()),
         validation_rms=float(validation.square().mean().sqrt()),
+        augmented=augmented,
     )
 
 
-def _log_error(values: Tensor) -> Tensor:
+def _features(values: Tensor, augmented: bool) -> Tensor:
+    """One column a feature; of augmented pictures one a channel, each place a row."""
+    pictures = augmented and values.dim() > 3
+    return values.movedim(1, -1).flatten(0, -2) if pictures else values.flatten(1)
+
+
+def _log_error(values: Tensor, examples: int) -> Tensor:
     """Variance of the logarithm of each column's standard deviation: (kurtosis - 1) / 4n."""
     centred = values - values.mean(0)
     kurtosis = centred.pow(4).mean(0) / centred.square().mean(0).square().clamp_min(1e-60)
-    return (kurtosis - 1).clamp_min(0) / (4 * len(values))
+    return (kurtosis - 1).clamp_min(0) / (4 * examples)
 
 
 def judge(ranks: Sequence[Shift]) -> list[Finding]:
@@ -135,14 +149,15 @@ def judge(ranks: Sequence[Shift]) -> list[Finding]:
         "Preprocess both splits alike, with the statistics of the training set, and draw both from one distribution; "
         "augmentation belongs to training alone."
     )
-    if beyond > OFFSET and shift.offset > BEYOND_NOISE * shift.offset_by_chance:
+    offset, stretch = AUGMENTED if shift.augmented else (OFFSET, STRETCH)
+    if beyond > offset and shift.offset > BEYOND_NOISE * shift.offset_by_chance:
         message = (
             f"Validation inputs enter the network shifted by {beyond:.2g} standard deviations a feature (each "
-            f"counted up to 1) against training (most: feature {shift.worst} by {shift.worst_offset:+.2g}; root mean square "
-            f"{shift.validation_rms:.3g} against {shift.train_rms:.3g}): preprocessed otherwise, or other data."
+            f"counted up to 1) against training (most: feature {shift.worst} by {shift.worst_offset:+.2g}; root mean "
+            f"square {shift.validation_rms:.3g} against {shift.train_rms:.3g}): preprocessed otherwise, or other data."
         )
         return [Finding(NAME, Severity.WARNING, message, advice, evidence)]
-    if abs(shift.stretch) > STRETCH + NOISE * shift.stretch_error:
+    if abs(shift.stretch) > stretch + NOISE * shift.stretch_error:
         factor = torch.tensor(shift.stretch).exp()
         message = (
             f"Validation inputs vary {float(factor):.2g} times as much as training inputs, feature by feature "

@@ -23,6 +23,7 @@ FEWEST = 3  # validation examples found in training that are told as more than c
 TOLD = 0.05  # share of duplicates within training that is told
 CONFLICTS = 0.05  # share of training examples whose twin has another label
 WIDE = 16  # values an input; narrower ones coincide by nature
+LEVELS = 64  # distinct values among 100 inputs; rows of fewer (categories, bits) coincide by nature
 NEIGHBOURS = 2048  # training examples among which nearest neighbours are looked for
 QUERIES = 512
 WIDEST = 4096  # values an input that distances are taken over
@@ -47,6 +48,7 @@ class Twins:
         targets: Whether examples have targets.
         width: Values an input; 0 where only names of files were compared.
         distinct: Distinct training inputs.
+        levels: Distinct values within 100 training inputs.
     """
 
     looked_at: str
@@ -61,6 +63,7 @@ class Twins:
     conflicting: float | None = None
     width: int = 0
     distinct: int = 2
+    levels: int = 1000
     targets: bool = True
 
 
@@ -92,6 +95,7 @@ def measure(seen: DataSeen, deadline: Deadline) -> Twins:
         conflicting=_conflicting(train, ours),
         width=0 if train.inputs is None else train.inputs[0].numel(),
         distinct=len(counts),
+        levels=0 if train.inputs is None else len(torch.unique(_rows(train.inputs, 100))),
         targets=train.targets is not None,
     )
 
@@ -232,8 +236,8 @@ def _conflicts(twins: Twins) -> Iterator[Finding]:
     if not twins.conflicting:
         return
     message = f"{twins.conflicting:.1%} of {twins.train:,} training examples have a copy with another label."
-    narrow = 0 < twins.width < WIDE
-    alarm = twins.conflicting > CONFLICTS and not narrow and twins.distinct > 0.5 * twins.train
+    by_nature = 0 < twins.width < WIDE or twins.levels < LEVELS or twins.distinct < 0.5 * twins.train
+    alarm = twins.conflicting > CONFLICTS and not by_nature
     severity = Severity.WARNING if alarm else Severity.INFO
     advice = "Look at these pairs: one label of each is wrong, or the input lacks what tells them apart."
     yield Finding("conflicting-labels", severity, message, advice, {"conflicting": twins.conflicting})

@@ -15,7 +15,7 @@ from lightning_rules.labels import draws
 from lightning_rules.view import View
 
 EXAMPLES = 4096  # of each split, at most
-BYTES = 256 * 2**20  # of each split's sample, at most
+BYTES = 128 * 2**20  # of each split's sample, at most
 FIRST = 8  # examples read to see how long one takes
 CHUNK = 64  # examples collated at once
 

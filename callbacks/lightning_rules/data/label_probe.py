@@ -17,6 +17,7 @@ from lightning_rules.rule import NotApplicable
 
 NAME = "label-in-input"
 EXAMPLES = 2048
+VALUES = 8_000_000  # of all examples together, at most, but for 200 examples
 FEATURES = 8  # fewer: a table so narrow that one strong column is no wonder
 EXPLAINED = 0.99  # share of a feature's variance between classes, and not within: the feature is the label in disguise
 CORRELATED = 0.9999  # squared correlation with a regression target
@@ -68,7 +69,9 @@ def measure(seen: DataSeen, deadline: Deadline) -> Probe:
         raise NotApplicable(f"inputs of fewer than {FEATURES} values are not probed for the label.")
     calls, _ = seen.losses
     classes = counted(train, any(call.own and call.kind in ("softmax", "sigmoid") for call in calls))
-    return probe(inputs[:: max(1, len(inputs) // EXAMPLES)], targets[:: max(1, len(inputs) // EXAMPLES)], bool(classes))
+    count = min(EXAMPLES, max(200, VALUES // inputs[0].numel()))
+    step = max(1, len(inputs) // count)
+    return probe(inputs[::step], targets[::step], bool(classes))
 
 
 def probe(inputs: Tensor, targets: Tensor, classes: bool) -> Probe:
@@ -91,6 +94,8 @@ def probe(inputs: Tensor, targets: Tensor, classes: bool) -> Probe:
         _, targets, counts = torch.unique(targets, return_inverse=True, return_counts=True)
         kept = counts[targets] >= PER_CLASS
         features, targets = features[kept], targets[kept]
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))  # labels may stand in a pattern
+    features, targets = features[order], targets[order]
     if len(targets) < AT_LEAST or not bool((targets != targets[:1]).any()):
         raise NotApplicable("too few examples, or all have one label.")
     share = explained(features[::2], targets[::2], classes)

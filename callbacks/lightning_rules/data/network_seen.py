@@ -16,6 +16,7 @@ from lightning_rules.losses import LossCall
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
+PLACES = 8192  # values of a picture that are looked at, about
 # Layers that leave a common factor of their input a common factor: a norm behind them still takes it out.
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -30,12 +31,14 @@ class Entered:
         embeds: Whether this layer looks up ids, so that scale means nothing.
         normalised: ``"before"`` where a normalisation layer stands before it, ``"after"`` where one takes the scale
             out right behind it, else empty.
+        augmented: Whether the same batch enters otherwise when it is stepped again.
     """
 
     values: Tensor | None
     layer: str
     embeds: bool
     normalised: str
+    augmented: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class _FirstLayer:
             elif given is not None and is_weighted(layer) and (given.requires_grad or not self.marked):
                 self._found, self.name = True, f"{type(layer).__name__} {name}"
                 self.embeds = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
-                self.rows.append(given.detach().float().cpu())
+                self.rows.append(thinned(given.detach()).float().cpu())
 
         return before
 
@@ -111,6 +114,14 @@ class _FirstLayer:
         if "Norm" in type(layer).__name__ and not self.normalised:
             self.normalised = "after"
         raise _Enough
+
+
+def thinned(values: Tensor) -> Tensor:
+    """Pictures ``[n, channels, height, width]`` with every so many rows and columns, others as they are."""
+    if values.dim() != 4:
+        return values
+    step = max(1, round((values[0].numel() / PLACES) ** 0.5)) if len(values) else 1
+    return values[..., ::step, ::step]
 
 
 def is_weighted(layer: nn.Module) -> bool:
@@ -137,13 +148,15 @@ def entered(view: View, batches: list[tuple[int, Any]], path: tuple[Any, ...], v
     with view.on_loan(), _hooked(view.module, first), torch.compiler.set_stance("force_eager"):
         view.module.eval()
         view.module.requires_grad_(False)
-        for _, batch in batches:
+        for _, batch in [*batches, batches[0]]:
             first.begin()
             with suppress(_Enough):
                 _run(view, _marked(batch, path) if marked else batch, validation)
     if not first.rows:
         raise NotApplicable("no layer with weights of its own is given the batch's input.")
-    return Entered(_one_each(first.rows, batches), first.name, first.embeds, first.normalised)
+    *rows, again = first.rows
+    augmented = not rows or not torch.equal(rows[0].nan_to_num(), again.nan_to_num())
+    return Entered(_one_each(rows, batches), first.name, first.embeds, first.normalised, augmented)
 
 
 def _run(view: View, batch: Any, validation: bool) -> None:

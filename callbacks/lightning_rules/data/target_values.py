@@ -15,7 +15,8 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.rule import NotApplicable
 
 TYPE, SCALE = "target-type", "target-scale"
-LARGE = 10.0  # root mean square of the first errors, and standard deviation or mean of the targets
+LARGE = 10.0  # standard deviation of the targets
+FAR = 30.0  # their root mean square: logarithms of prices, 12 or so, are learnt by a bias
 SMALL = 0.005  # standard deviation of the targets
 SCALED = 5.0  # an output whose values spread at least a fifth as far as the targets is scaled to them
 OUT_OF_BOUNDS = (
@@ -132,7 +133,7 @@ def _scale(call: LossFacts) -> Finding:
         f"{call.target_std:.3g}; the network's outputs spread by {call.output_std:.3g}"
     )
     advice = "Standardise the targets with mean and standard deviation of the training set, and scale predictions back."
-    far = call.error_rms > LARGE and max(call.target_rms, call.target_std) > LARGE
+    far = call.error_rms > LARGE and (call.target_std > LARGE or call.target_rms > FAR)
     if far and call.target_std > 0 and call.output_std * SCALED < call.target_rms:
         return Finding(SCALE, Severity.WARNING, f"{seen}: the targets are not scaled.", advice, evidence)
     if 0 < call.target_std < SMALL and call.target_rms < 10 * SMALL and call.output_std > 20 * call.target_std:
