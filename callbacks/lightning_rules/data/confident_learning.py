@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_rules.data.label_signal import NAME, SURE
+from lightning_rules.data.probe_targets import Labels
 from lightning_rules.data.quick_probe import Probed
-from lightning_rules.data.label_signal import NAME, SURE, Labels
 from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
 
@@ -80,7 +81,7 @@ def suspects_among(probed: Probed, labels: Labels, indices: list[int], deadline:
         from cleanlab.filter import find_label_issues
     except ImportError:
         return Suspects(**{**vars(nothing), "missing": MISSING})
-    present, dense = given.unique(return_inverse=True)
+    present, dense = torch.unique(given, return_inverse=True)
     chances = probabilities(probed.scores[:, present], dense)
     found: np.ndarray = find_label_issues(
         dense.numpy(), chances.double().numpy(), return_indices_ranked_by="self_confidence", n_jobs=1
@@ -109,12 +110,17 @@ def probabilities(scores: Tensor, labels: Tensor) -> Tensor:
     prior = (torch.bincount(labels, minlength=scores.shape[1]).float() / len(labels)).clamp(min=1e-9).log()
     logits = [scores * temperature + prior for temperature in TEMPERATURES]
     best = min(logits, key=lambda one: float(F.cross_entropy(one, labels)))
-    return best.softmax(1)
+    chances: Tensor = best.softmax(1)
+    return chances
 
 
 def judge_suspects(seen: Suspects) -> Iterator[Finding]:
     """A list for a person's eye; never an alarm. Pure."""
-    evidence = {"suspects": seen.count, "examples": seen.examples, "probe_gain": seen.gain}
+    evidence: dict[str, float | int | str | bool | None] = {
+        "suspects": seen.count,
+        "examples": seen.examples,
+        "probe_gain": seen.gain,
+    }
     if seen.missing:
         yield Finding(NAME, Severity.INFO, seen.missing)
     elif not seen.count:

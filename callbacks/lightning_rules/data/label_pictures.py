@@ -41,9 +41,7 @@ def draw(suspects: list[tuple[Suspect, Tensor]], path: Path) -> bool:
     for place, (suspect, picture) in enumerate(shown, 1):
         axes = figure.add_subplot(rows, COLUMNS, place)
         axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(
-            f"example {suspect.index}\nlabelled {suspect.given}, looks like {suspect.suggested}", fontsize=8
-        )
+        axes.set_title(f"example {suspect.index}\nlabelled {suspect.given}, looks like {suspect.suggested}", fontsize=8)
         axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{os.getpid()}.{path.name}")

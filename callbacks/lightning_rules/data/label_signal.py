@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_rules.data.probe_targets import PER_CLASS, Labels
 from lightning_rules.data.quick_probe import (
     Features,
     Probed,
@@ -25,15 +26,12 @@ from lightning_rules.rule import NotApplicable
 
 NAME = "label-suspects"
 FEWEST = 40  # examples; below that no probe knows anything
-PER_CLASS = 5  # examples; smaller classes are left out
-MOST_CLASSES = 0.1  # of the examples; more distinct whole numbers than that are numbers or names, not classes
-IGNORED = -100  # the label that torch's losses leave out
-NOTHING = 3.5  # standard deviations; a probe below that found nothing
-SURE = 6.0  # and above that it certainly did
+NOTHING = 3.0  # standard deviations; a probe below that found nothing
+SURE = 5.0  # and above that it certainly did
 CLUSTERED = 0.87  # distance to the nearest example over that in noise: digits 0.60, breast cancer 0.84, noise 0.94 up
 CLOSE = 0.5  # the same over the distance of any two
 WEAKEST = {True: 0.15, False: 0.2}  # for two classes, for more: a gain that a probe would have to see for sure
-POWER = 8.0  # standard deviations that a split would show if its labels were as good as the other's
+POWER = 6.0  # standard deviations that a split would show if its labels were as good as the other's
 GOOD = 0.3  # gain of a probe that knows the labels of one split
 MEANS = 0.6  # share of a class that has to look like another one
 
@@ -97,53 +95,6 @@ class Signal:
     pooled: SplitSignal
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Targets as probes take them.
-
-    Attributes:
-        values: For each split ``[n]``: classes counted from 0, or numbers.
-        rows: For each split, which of its examples they belong to.
-        names: The classes as the data has them, in order; empty for numbers.
-    """
-
-    values: list[Tensor]
-    rows: list[Tensor]
-    names: list[str]
-
-
-def labels_from(splits: list[Tensor]) -> Labels:
-    """Targets of splits as classes or numbers.
-
-    Raises:
-        NotApplicable: They are neither, or there are too few.
-    """
-    flat = [_flat(targets) for targets in splits]
-    known = [targets.isfinite() & (targets != IGNORED) for targets in (part.double() for part in flat)]
-    together = torch.cat([part[rows].double() for part, rows in zip(flat, known, strict=True)])
-    kinds, counts = together.unique(return_counts=True)
-    whole = all(not part.is_floating_point() for part in flat)
-    if len(kinds) < 2:
-        raise NotApplicable("all labels are the same.")
-    if len(kinds) > 2 and (not whole or len(kinds) > MOST_CLASSES * len(together)):
-        return Labels([p[k].float() for p, k in zip(flat, known, strict=True)], [k.nonzero()[:, 0] for k in known], [])
-    kinds = kinds[counts >= PER_CLASS]
-    if len(kinds) < 2:
-        raise NotApplicable(f"no two classes have {PER_CLASS} examples.")
-    rows = [(torch.isin(part.double(), kinds) & some).nonzero()[:, 0] for part, some in zip(flat, known, strict=True)]
-    values = [torch.searchsorted(kinds, part[row].double()) for part, row in zip(flat, rows, strict=True)]
-    return Labels(values, rows, [f"{kind:g}" for kind in kinds.tolist()])
-
-
-def _flat(targets: Tensor) -> Tensor:
-    if targets.dim() == 2 and targets.shape[1] > 1:
-        one_hot = bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(1) == 1).all())
-        targets = targets.argmax(1) if one_hot else targets
-    if targets.dim() > 1 and targets[0].numel() > 1:
-        raise NotApplicable("the targets are neither classes nor single numbers.")
-    return targets.flatten()
-
-
 def measure(inputs: list[Tensor], labels: Labels, repeats: bool = True) -> tuple[Signal, list[Probed]]:
     """Probe both splits.
 
@@ -195,12 +146,12 @@ def _transfer(name: str, features: list[Features], labels: Labels) -> Transfer:
     classes = len(labels.names)
     train, other = (targets_as_columns(values, classes) for values in labels.values)
     scores = fitted(name, features[0], train)(features[1])
-    found = judged(name, scores, other, None)
+    found = judged(name, scores, other, None, mutual=False)
     if not classes:
         return Transfer(found.gain, found.z)
     said = named(scores, train.mean(0))
     looks = []
-    for label in labels.values[1].unique().tolist():
+    for label in torch.unique(labels.values[1]).tolist():
         told = torch.bincount(said[labels.values[1] == label], minlength=classes)
         like = int(told.argmax())
         looks.append((labels.names[label], labels.names[like], float(told[like] / told.sum()), int(told.sum())))
@@ -239,8 +190,9 @@ def _told(seen: Signal) -> tuple[Severity, str, str]:
             return Severity.WARNING, noisy, "Look at the examples that this rule lists, and at where labels come from."
     if _none_at_all(seen):
         message = (
-            f"Labels say nothing about the inputs: the inputs form clusters (the nearest example is {seen.clustered:.0%} "
-            f"as far as in noise), yet probes do no better than labels dealt at random {_numbers(seen.pooled)}."
+            "Labels say nothing about the inputs: the inputs form clusters (the nearest example is "
+            f"{seen.clustered:.0%} as far as in noise), yet probes do no better than labels dealt at random "
+            f"{_numbers(seen.pooled)}."
         )
         return Severity.ERROR, message, SHUFFLED
     if abs(seen.pooled.z) < NOTHING and abs(train.z) < NOTHING:
@@ -279,7 +231,9 @@ def _moved(seen: Signal, validation: SplitSignal, transfer: Transfer) -> str:
     if not (seen.train.classes and seen.train.gain > 0.5 and seen.train.z > SURE and validation.z > SURE):
         return ""
     moved = [
-        (given, like) for given, like, share, count in transfer.looks_like if share > MEANS and count >= PER_CLASS and given != like
+        (given, like)
+        for given, like, share, count in transfer.looks_like
+        if share > MEANS and count >= PER_CLASS and given != like
     ]
     distinct = len({like for _, like in moved}) == len(moved)
     others = {like for given, like, share, _ in transfer.looks_like if given == like and share > MEANS}
@@ -299,8 +253,8 @@ def _noisy(train: SplitSignal, validation: SplitSignal, transfer: Transfer) -> s
     if transfer.gain - train.gain < max(0.15, 4 * variance**0.5):
         return ""
     return (
-        f"Many training labels look wrong: a probe fitted to them is right for validation ({transfer.gain:.0%} of the way "
-        f"from chance to certainty), yet among training examples left out it agrees with {train.gain:.0%} only."
+        f"Many training labels look wrong: a probe fitted to them is right for validation ({transfer.gain:.0%} of the "
+        f"way from chance to certainty), yet among training examples left out it agrees with {train.gain:.0%} only."
     )
 
 
@@ -308,6 +262,6 @@ def _none_at_all(seen: Signal) -> bool:
     """Whether near examples do not share labels, in data where they should."""
     pooled = seen.pooled
     splits = (pooled, seen.train, *([seen.validation] if seen.validation is not None else []))
-    power = 3 * pooled.noise < WEAKEST[pooled.classes == 2]
+    power = 2 * pooled.noise < WEAKEST[pooled.classes == 2]
     structured = seen.clustered < CLUSTERED and seen.close < CLOSE
     return bool(pooled.classes) and structured and power and all(abs(split.z) < NOTHING for split in splits)

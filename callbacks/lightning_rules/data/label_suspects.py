@@ -14,7 +14,8 @@ from lightning_rules.data import label_signal
 from lightning_rules.data.confident_learning import Suspect, Suspects, judge_suspects, suspects_among
 from lightning_rules.data.data_seen import DataSeen, SplitSample
 from lightning_rules.data.label_pictures import draw
-from lightning_rules.data.label_signal import NAME, Labels, Signal, labels_from
+from lightning_rules.data.label_signal import NAME, Signal
+from lightning_rules.data.probe_targets import labels_from
 from lightning_rules.preflight_check import Deadline, Finding, NotApplicable, PreflightCheck, View
 
 TRAINING = 2000  # examples that are probed, at most
@@ -79,7 +80,9 @@ class LabelSuspects(PreflightCheck):
     """
 
     name = NAME
-    source = 'Northcutt, Jiang, Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset Labels", section 3'
+    source = (
+        'Northcutt, Jiang, Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset Labels", section 3'
+    )
 
     def __init__(
         self, seconds: float = 10, budget: float | None = 10.0, on_error: Literal["warn", "raise"] = "warn"
@@ -113,7 +116,7 @@ class LabelSuspects(PreflightCheck):
         suspects = None
         if labels.names:
             suspects = suspects_among(label_signal.best(probed), labels, splits[0][2], own)
-            rows = {index: row for index, row in zip(splits[0][2], splits[0][0], strict=True)}
+            rows = dict(zip(splits[0][2], splits[0][0], strict=True))
             self._shown = [(suspect, rows[suspect.index]) for suspect in suspects.listed] if suspects else []
         return LabelsSeen(signal, suspects)
 
@@ -143,6 +146,3 @@ def _usable(split: SplitSample, most: int, like: Tensor | None = None) -> tuple[
     step = max(1, -(-len(inputs) // most))
     indices = split.indices or list(range(len(inputs)))
     return inputs[::step], targets[::step], indices[::step]
-
-
-__all__ = ["LabelSuspects", "Labels", "LabelsSeen"]

@@ -24,7 +24,8 @@ class Probed:
     Attributes:
         probe: Which one: ``"neighbours"``, ``"linear"``, ``"kernel"`` or ``"patterns"``.
         scores: ``[n, k]``; column c says how much an example looks like class c. For numbers, ``[n, 1]``: the estimate.
-        z: By how many standard deviations the scores of the right classes exceed those of labels dealt at random.
+        z: By how many standard deviations the scores of the right classes exceed those of labels dealt at random. Where
+            examples score one another, each pair counts once.
         gain: Share of the way from chance to perfect: for classes (agreement - chance) / (1 - chance), for numbers the
             correlation.
         noise: The standard deviation of ``gain`` when labels are dealt at random.
@@ -47,7 +48,8 @@ def features_of(*inputs: Tensor) -> list[Features]:
     patterns = pooled(together)
     if patterns is not None and patterns.shape[1]:
         made["patterns"] = patterns
-    parts = {name: value.split([len(split) for split in inputs]) for name, value in made.items()}
+    sizes = [len(split) for split in inputs]
+    parts = {name: torch.split_with_sizes(value, sizes) for name, value in made.items()}
     return [{name: part[place] for name, part in parts.items()} for place in range(len(inputs))]
 
 
@@ -98,7 +100,8 @@ def held_out(rows: Tensor, columns: Tensor, folds: Tensor) -> Tensor:
 
 def solve(gram: Tensor, moments: Tensor, count: int) -> Tensor:
     """The weights of ridge regression."""
-    return torch.linalg.solve(gram + RIDGE * count * torch.eye(len(gram)), moments)
+    weights: Tensor = torch.linalg.solve(gram + RIDGE * count * torch.eye(len(gram)), moments)
+    return weights
 
 
 def fitted(name: str, features: Features, columns: Tensor) -> Callable[[Features], Tensor]:
@@ -110,20 +113,22 @@ def fitted(name: str, features: Features, columns: Tensor) -> Callable[[Features
     return lambda others: others[name] @ weights
 
 
-def judged(name: str, scores: Tensor, columns: Tensor, folds: Tensor | None) -> Probed:
+def judged(name: str, scores: Tensor, columns: Tensor, folds: Tensor | None, mutual: bool = True) -> Probed:
     """How far scores and targets agree beyond chance; within folds, whose fits differ."""
     centred = scores.clone()
     for fold in range(FOLDS) if folds is not None else ():
         centred[folds == fold] -= scores[folds == fold].mean(0)
-    z = agreement(centred, columns)
+    # Within one split each pair of examples says the same twice: the sum varies by twice as much.
+    pairs = 2**0.5 if mutual else 1.0
+    z = agreement(centred, columns) / pairs
     if columns.shape[1] == 1:
         gain = float(torch.corrcoef(torch.stack([centred[:, 0], columns[:, 0]]))[0, 1].nan_to_num())
-        return Probed(name, scores, z, gain, len(columns) ** -0.5)
+        return Probed(name, scores, z, gain, pairs * len(columns) ** -0.5)
     shares = columns.mean(0)
     said = F.one_hot(named(centred, shares), len(shares)).float()
     hits = float((said * columns).sum(1).mean())
     chance = float((said.mean(0) * shares).sum())
-    noise = (chance * (1 - chance) / len(columns)) ** 0.5 / max(1e-9, 1 - chance)
+    noise = pairs * (chance * (1 - chance) / len(columns)) ** 0.5 / max(1e-9, 1 - chance)
     return Probed(name, scores, z, (hits - chance) / max(1e-9, 1 - chance), noise)
 
 
