@@ -74,13 +74,12 @@ def suspects_among(probed: Probed, labels: Labels, indices: list[int], deadline:
     if probed.gain < KNOWS or probed.z < SURE:
         return None
     given = labels.values[0]
-    nothing = Suspects(len(given), 0, probed.gain, [])
     if deadline.left < IMPORT:
-        return Suspects(**{**vars(nothing), "missing": "There was no time left to look at single labels."})
+        return Suspects(len(given), 0, probed.gain, [], "There was no time left to look at single labels.")
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
-        return Suspects(**{**vars(nothing), "missing": MISSING})
+        return Suspects(len(given), 0, probed.gain, [], MISSING)
     present, dense = torch.unique(given, return_inverse=True)
     chances = probabilities(probed.scores[:, present], dense)
     found: np.ndarray = find_label_issues(

@@ -27,11 +27,11 @@ from lightning_rules.rule import NotApplicable
 NAME = "label-suspects"
 FEWEST = 40  # examples; below that no probe knows anything
 NOTHING = 3.0  # standard deviations; a probe below that found nothing
-SURE = 5.0  # and above that it certainly did
+SURE = 4.0  # and above that it certainly did
 CLUSTERED = 0.87  # distance to the nearest example over that in noise: digits 0.60, breast cancer 0.84, noise 0.94 up
 CLOSE = 0.5  # the same over the distance of any two
 WEAKEST = {True: 0.15, False: 0.2}  # for two classes, for more: a gain that a probe would have to see for sure
-POWER = 6.0  # standard deviations that a split would show if its labels were as good as the other's
+POWER = 4.5  # standard deviations that a split would show if its labels were as good as the other's
 GOOD = 0.3  # gain of a probe that knows the labels of one split
 MEANS = 0.6  # share of a class that has to look like another one
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,18 +155,34 @@ def judge(ranks: Sequence[Order]) -> Iterator[Finding]:
     if steps < FEWEST:
         yield _plain(first, "a pass has too few steps to tell how labels lie")
         return
-    codes = _codes(labels, first)
-    found, dealt = _variety(codes), _dealt(codes)
-    if first.way == "stream" and first.elsewhere is not None and len(first.elsewhere):
-        # A sorted stream begins with one class: what there is besides is seen in validation.
-        found *= dealt[0] / max(dealt[0], _variety(_codes(first.elsewhere[None], first)))
-        dealt = (max(dealt[0], _variety(_codes(first.elsewhere[None], first))), dealt[1])
-    if dealt[0] <= 0:
+    measured, sure = _ratio(labels, first)
+    if measured is None:
         yield _plain(first, "all labels are the same")
         return
-    ratio = found / dealt[0]
-    sure = dealt[0] - found > SIGMAS * dealt[1]
-    yield _finding(first, labels, ratio if sure else max(ratio, GROUPED), ratio)
+    yield _finding(first, labels, measured if sure else max(measured, GROUPED), measured)
+
+
+def _ratio(labels: NDArray[Any], order: Order) -> tuple[float | None, bool]:
+    """The variety of labels within a step over that of random ones, and whether it is less for sure."""
+    codes = _codes(labels, order)
+    found, (dealt, noise) = _variety(codes), _dealt(codes, _variety)
+    if order.way == "stream" and order.elsewhere is not None and len(order.elsewhere) > 1:
+        # A sorted stream begins with one class: what there is besides is seen in validation.
+        dealt = max(dealt, _variety(_codes(order.elsewhere[None], order)))
+    if dealt <= 0:
+        return None, False
+    ratio, sure = found / dealt, dealt - found > SIGMAS * noise
+    if order.classes:  # of many classes a sorted step holds several, but fewer than a random one
+        kinds, (most, spread) = _kinds(labels), _dealt(labels[..., None], lambda dealt: _kinds(dealt[..., 0]))
+        fewer = most - kinds > SIGMAS * spread
+        ratio, sure = min((ratio, sure), (kinds / most, fewer)) if fewer else (ratio, sure)
+    return ratio, sure
+
+
+def _kinds(labels: NDArray[Any]) -> float:
+    """How many classes a step holds, mean over steps."""
+    ordered = np.sort(labels, 1)
+    return float(1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1).mean())
 
 
 def _codes(labels: NDArray[Any], order: Order) -> NDArray[Any]:
@@ -187,11 +203,11 @@ def _variety(codes: NDArray[Any]) -> float:
     return float(codes.var(1, ddof=1).sum(1).mean())
 
 
-def _dealt(codes: NDArray[Any]) -> tuple[float, float]:
+def _dealt(codes: NDArray[Any], measured: Callable[[NDArray[Any]], float]) -> tuple[float, float]:
     """The same when labels are dealt to steps at random: mean and standard deviation."""
     generator = np.random.default_rng(0)
     flat = codes.reshape(-1, codes.shape[2])
-    found = [_variety(flat[generator.permutation(len(flat))].reshape(codes.shape)) for _ in range(SHUFFLES)]
+    found = [measured(flat[generator.permutation(len(flat))].reshape(codes.shape)) for _ in range(SHUFFLES)]
     return float(np.mean(found)), float(np.std(found))
 
 
@@ -199,9 +215,7 @@ def _finding(order: Order, labels: NDArray[Any], ratio: float, measured: float) 
     size = labels.shape[1]
     evidence = {"variety_over_random": measured, "steps": len(labels), "examples_a_step": size, "way": order.way}
     if order.classes:
-        here = float(np.mean([len(np.unique(step)) for step in labels]))
-        dealt = np.random.default_rng(0).permutation(labels.ravel()).reshape(labels.shape)
-        there = float(np.mean([len(np.unique(step)) for step in dealt]))
+        here, there = _kinds(labels), _dealt(labels[..., None], lambda dealt: _kinds(dealt[..., 0]))[0]
         seen = (
             f"{size} consecutive examples hold {here:.1f} classes on average, where random ones would hold {there:.1f}"
         )
