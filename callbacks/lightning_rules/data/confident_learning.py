@@ -17,6 +17,7 @@ from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
 
 KNOWS = 0.5  # gain of a probe whose contradiction is worth a look
+NEARLY = 0.8  # of the best probe's gain: probes that know so much are asked too
 LISTED = 9
 TOLD = 5
 IMPORT = 3.0  # seconds that importing cleanlab may take
@@ -59,11 +60,11 @@ class Suspects:
     missing: str = ""
 
 
-def suspects_among(probed: Probed, labels: Labels, indices: list[int], deadline: Deadline) -> Suspects | None:
+def suspects_among(probes: list[Probed], labels: Labels, indices: list[int], deadline: Deadline) -> Suspects | None:
     """Find them by confident learning.
 
     Args:
-        probed: The best probe of the training split.
+        probes: Of the training split; those that know most are asked together.
         labels: Of both splits.
         indices: Where in the data set the training examples stand.
         deadline: How long it may take.
@@ -71,6 +72,7 @@ def suspects_among(probed: Probed, labels: Labels, indices: list[int], deadline:
     Returns:
         None where the probe knows too little to say.
     """
+    probed = max(probes, key=lambda one: one.gain)
     if probed.gain < KNOWS or probed.z < SURE:
         return None
     given = labels.values[0]
@@ -81,7 +83,8 @@ def suspects_among(probed: Probed, labels: Labels, indices: list[int], deadline:
     except ImportError:
         return Suspects(len(given), 0, probed.gain, [], MISSING)
     present, dense = torch.unique(given, return_inverse=True)
-    chances = probabilities(probed.scores[:, present], dense)
+    asked = [one for one in probes if one.gain >= NEARLY * probed.gain]
+    chances = torch.stack([probabilities(one.scores[:, present], dense) for one in asked]).mean(0)
     found: np.ndarray = find_label_issues(
         dense.numpy(), chances.double().numpy(), return_indices_ranked_by="self_confidence", n_jobs=1
     )

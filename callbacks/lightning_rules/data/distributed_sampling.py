@@ -173,7 +173,7 @@ def _padded(ranks: Sequence[Share]) -> Finding | None:
             f"Each of {len(ranks)} ranks validates on the whole validation set: {len(drawn):,} for {size:,} examples."
         )
         return Finding(NAME, Severity.INFO, message, "Leave use_distributed_sampler on to share the work.")
-    message = f"Validation counts {twice} of {size:,} examples twice: {len(ranks)} ranks do not divide the set, which is padded."
+    message = f"Validation counts {twice} of {size:,} examples twice: {len(ranks)} ranks do not divide the set."
     return Finding(NAME, Severity.INFO, message, "For exact scores, validate on one device.", {"counted_twice": twice})
 
 

@@ -130,13 +130,8 @@ def measure(inputs: list[Tensor], labels: Labels, repeats: bool = True) -> tuple
     return Signal(train, validation, transfer, *close, pooled), probed[0]
 
 
-def best(probed: list[Probed]) -> Probed:
-    """The probe that knows most."""
-    return max(probed, key=lambda one: one.gain)
-
-
 def _signal(probed: list[Probed], examples: int, classes: int, repeats: bool) -> SplitSignal:
-    known = best(probed)
+    known = max(probed, key=lambda one: one.gain)
     strongest = max((one.z for one in probed), key=abs)  # parity: the nearest examples are of the other class
     return SplitSignal(examples, classes, known.probe, strongest, known.gain, known.noise, repeats)
 
@@ -180,7 +175,7 @@ def _told(seen: Signal) -> tuple[Severity, str, str]:
         moved = _moved(seen, validation, transfer)
         if moved:
             return Severity.ERROR, moved, "Make both splits number the classes alike, in one place."
-        stranger = abs(transfer.z) < NOTHING
+        stranger = transfer.gain < 0.5 * max(train.gain, validation.gain)
         if stranger and _only(validation, train):
             return Severity.ERROR, _says_nothing("Training", train, "validation", validation), SHUFFLED
         if stranger and _only(train, validation):

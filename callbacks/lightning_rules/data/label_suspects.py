@@ -115,7 +115,7 @@ class LabelSuspects(PreflightCheck):
         signal, probed = label_signal.measure(inputs, labels, seen.train.repeats)
         suspects = None
         if labels.names:
-            suspects = suspects_among(label_signal.best(probed), labels, splits[0][2], own)
+            suspects = suspects_among(probed, labels, splits[0][2], own)
             rows = dict(zip(splits[0][2], splits[0][0], strict=True))
             self._shown = [(suspect, rows[suspect.index]) for suspect in suspects.listed] if suspects else []
         return LabelsSeen(signal, suspects)
