@@ -12,6 +12,7 @@ from lightning_rules.combine.ensemble_file import save_ensemble
 from lightning_rules.combine.ensemble_module import EnsembleModule
 from lightning_rules.combine.moving_average import MovingAverage
 from lightning_rules.data.data_audit import DataAudit
+from lightning_rules.data.label_suspects import LabelSuspects
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.activation_scale_init import ActivationScaleInit
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
@@ -46,6 +47,7 @@ __all__ = [
     "GitTagCheckpoint",
     "GradientClipping",
     "LRFinder",
+    "LabelSuspects",
     "LargestBatchSize",
     "LastLayerBiasInit",
     "LossAtInit",
