@@ -100,9 +100,8 @@ def judge_dead(calls: Sequence[ActivationCall]) -> list[Finding]:
         "units": worst.units,
     }
     off = "zero" if worst.kind == "ReLU" else f"at the end of the {worst.kind}'s range"
-    message = (
-        f"{worst.stuck:.0%} of the {worst.units} units of {worst.name or 'the module'} are {off} for every example"
-    )
+    place = f"{worst.kind} in {worst.name or 'the module'}"
+    message = f"{worst.stuck:.0%} of the {worst.units} units of the {place} are {off} for every example"
     if worst.stuck >= SHARE:
         severity = Severity.ERROR if worst.kind == "ReLU" and worst.stuck == 1.0 else Severity.WARNING
         advice = "Look at the bias before it (a large negative one kills ReLUs) and at the scale of inputs and weights."

@@ -44,37 +44,50 @@ class StackSeen:
 def measure(seen: ModelSeen, deadline: Deadline) -> StackSeen:
     """Walk over the layers of one step."""
     trace = seen.trace
+    owners = _owners(seen)
     made = {run.name: run for run in trace.runs}
     pairs, through = [], []
     for run in trace.runs:
         before = made.get(run.source or "")
         if before is None:
             continue
-        if pair := _pair(before, run):
+        if pair := _pair(before, run, owners):
             pairs.append(pair)
         elif isinstance(before.module, nn.modules.batchnorm._BatchNorm) and before.readers == 1:
             first = made.get(before.source or "")
-            if first is not None and (pair := _pair(first, run)):
+            if first is not None and (pair := _pair(first, run, owners)):
                 through.append(pair)
     return StackSeen(
         tuple(dict.fromkeys(pairs)), tuple(dict.fromkeys(through)), _plain_depth(trace), _gradient_ratio(trace)
     )
 
 
-def _pair(first: LayerRun, second: LayerRun) -> tuple[str, str, int, int, int] | None:
+def _owners(seen: ModelSeen) -> dict[int, int]:
+    """Which optimiser moves each parameter, by the parameter's identity."""
+    return {
+        id(parameter): place
+        for place, optimizer in enumerate(seen.optimizers)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def _pair(first: LayerRun, second: LayerRun, owners: dict[int, int]) -> tuple[str, str, int, int, int] | None:
     """Two layers that could be one of no fewer weights' worth: the first is no bottleneck and feeds nothing else."""
     a, b = _widths(first.module), _widths(second.module)
     same_kind = isinstance(first.module, nn.Linear) == isinstance(second.module, nn.Linear)
     if a is None or b is None or not same_kind or first is second or first.readers != 1:
         return None
-    if a[1] < min(a[0], b[1]) or first.source_node.startswith(MIXING) or not _all_train(first, second):
+    if a[1] < min(a[0], b[1]) or first.source_node.startswith(MIXING) or not _train_together(first, second, owners):
         return None
     return first.name, second.name, a[0], a[1], b[1]
 
 
-def _all_train(*runs: LayerRun) -> bool:
-    weights = (getattr(run.module, "weight", None) for run in runs)
-    return all(weight is not None and weight.requires_grad for weight in weights)
+def _train_together(first: LayerRun, second: LayerRun, owners: dict[int, int]) -> bool:
+    """Whether one optimiser moves both; a generator and its discriminator have one each."""
+    weights = [getattr(run.module, "weight", None) for run in (first, second)]
+    moved = [owners.get(id(weight)) for weight in weights if weight is not None and weight.requires_grad]
+    return len(moved) == 2 and moved[0] == moved[1]
 
 
 def _widths(layer: nn.Module) -> tuple[int, int] | None:

@@ -50,7 +50,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[WeightSeen]:
         for name, weight in part._parameters.items():
             full = f"{path}.{name}".lstrip(".")
             gradient = trace.gradients.get(full)
-            if weight is None or weight.dim() < 2 or gradient is None or not gradient.reached:
+            if weight is None or weight.dim() < 2 or weight[0].numel() < 2 or gradient is None or not gradient.reached:
                 continue
             found.append(
                 WeightSeen(
