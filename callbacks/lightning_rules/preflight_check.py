@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from lightning_rules.deadline import Deadline
 from lightning_rules.ranks import gather
 from lightning_rules.rule import Finding, NotApplicable, Rule
 from lightning_rules.view import View
+
+log = logging.getLogger("lightning_rules")
 
 
 class PreflightCheck(Rule):
@@ -23,6 +26,9 @@ class PreflightCheck(Rule):
         budget: Seconds that the pre-flight checks of a run may take together; None for no limit.
         on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
 
+    Attributes:
+        spent: Seconds that this check took.
+
     Raises:
         ValueError: ``budget`` is not a positive number.
     """
@@ -34,25 +40,27 @@ class PreflightCheck(Rule):
         if budget is not None and not budget > 0:
             raise ValueError(f"Expected `budget` to be a positive number of seconds or None, but got {budget!r}.")
         self.budget = budget
-        self._spent = 0.0
+        self.spent = 0.0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin with no time spent."""
         super().setup(trainer, pl_module, stage)
-        self._spent = 0.0
+        self.spent = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measure and judge, within the time that is left; a resumed run was checked when it began."""
         if trainer.global_step > 0 or trainer.ckpt_path:
             return
-        deadline = Deadline(self._time_left(trainer))
-        self.observe(trainer, lambda: self._measured(View(trainer, pl_module), deadline), self.judge)
-        self._spent = deadline.spent
-
-    def _time_left(self, trainer: Any) -> float:
-        """What the checks before this one have left over; the least of all ranks. A collective."""
         checks = [callback for callback in trainer.callbacks if isinstance(callback, PreflightCheck)]
-        spent = sum(check._spent for check in checks)
+        if checks[0] is self and trainer.is_global_zero:
+            log.info(f"Checking the run before its first step{_at_most(self.budget)}.")
+        deadline = Deadline(self._time_left(trainer, checks))
+        self.observe(trainer, lambda: self._measured(View(trainer, pl_module), deadline), self.judge)
+        self.spent = deadline.spent
+
+    def _time_left(self, trainer: Any, checks: Sequence[PreflightCheck]) -> float:
+        """What the checks before this one have left over; the least of all ranks. A collective."""
+        spent = sum(check.spent for check in checks)
         left = math.inf if self.budget is None else self.budget - spent
         return min(gather(trainer, left))
 
@@ -74,6 +82,10 @@ class PreflightCheck(Rule):
     @abstractmethod
     def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:
         """Findings from the numbers of all ranks, in the order of ranks; pure."""
+
+
+def _at_most(budget: float | None) -> str:
+    return "" if budget is None else f", for at most {budget:g} s"
 
 
 __all__ = ["Deadline", "Finding", "NotApplicable", "PreflightCheck", "View"]

@@ -128,7 +128,7 @@ class Rule(Callback, ABC):
             record.save(_findings_of(trainer), self._folder)
         errors = [finding for finding in fresh if finding.severity is Severity.ERROR]
         if errors and self.on_error == "raise":
-            raise RuntimeError(f"{self.name}: {errors[0].message} {errors[0].advice}".rstrip())
+            raise RuntimeError(f"{errors[0].rule}: {errors[0].message} {errors[0].advice}".rstrip())
         return findings
 
     def _unless_ignored(self, finding: Finding) -> Finding:

@@ -1,21 +1,11 @@
 """The option `--ckpt_path`: what a person is told of a file that is no checkpoint, or holds more than plain values."""
 
 import pickle
-from typing import Any
 
 import torch
-from lightning.pytorch.cli import LightningArgumentParser
 
 # What reading raises that is no checkpoint, or not to be had without unpickling.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError)
-
-
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, for which the model need not be named: a checkpoint may name it."""
-
-    def add_lightning_class_args(self, *arguments: Any, **options: Any) -> list[str]:
-        """Add the arguments of a class, none of which is required."""
-        return super().add_lightning_class_args(*arguments, **{**options, "required": False})
 
 
 def complaint(path: str, error: Exception, unpickling: bool) -> str | None:

@@ -11,14 +11,14 @@ Works for any project: model and data are whatever `class_path` the YAML names. 
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_recipe import after_fit, checkpoint_option, errors, noise, preconditions, restoring, summary
+from lightning_recipe import after_fit, arguments, checkpoint_option, errors, noise, preconditions, restoring, summary
 from lightning_recipe.runs import bootstrap, ensemble, folds
 from lightning_recipe.runs.pool import as_command
 from lightning_recipe.trainer import RecipeTrainer
@@ -31,7 +31,7 @@ _LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"s
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI for any model and any data, with `fit validate test predict`, `lr-find` and `distill`.
+    """LightningCLI for any model and any data, with `fit validate test predict`, `check`, `lr-find` and `distill`.
 
     Model and data are given by `class_path`; several `--config` are laid over each other, the last wins.
     Beyond LightningCLI:
@@ -68,7 +68,7 @@ class RecipeCLI(LightningCLI):
                 "epilog": f"{restoring.EPILOG} {ensemble.EPILOG}",
                 **{name: {"usage": _USAGE} for name in self.subcommands()},
             },
-            parser_class=checkpoint_option.Parser,
+            parser_class=arguments.Parser,
             args=args,
             run=run,
         )
@@ -76,41 +76,12 @@ class RecipeCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's and ours, with the arguments that are filled in rather than asked for."""
-        return {**LightningCLI.subcommands(), "lr-find": {"model", "datamodule"}, "distill": {"model", "datamodule"}}
+        ours = ("check", "lr-find", "distill")
+        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in ours}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options beyond LightningCLI's; every subcommand has them, so that one YAML serves all."""
-        parser.add_argument(
-            "--rules",
-            type=Literal["recommended", "none"],
-            default="recommended",
-            help="Which rules are added to the callbacks of the config.",
-        )
-        parser.add_argument(
-            "--ignore_rules",
-            type=dict[str, str],
-            default={},
-            help='Rules to ignore, each with its reason, which is reported: {"loss-at-init": "custom loss"}.',
-        )
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=False,
-            help="Whether fit ends with a test of the best checkpoint and a summary.",
-        )
-        parser.add_argument(
-            "--fold",
-            type=str | None,
-            default=None,
-            help="K/N: fit trains on all but part K of N (from 1) of its training data and validates on that part; "
-            "K/N@SEED cuts them with another seed than 0.",
-        )
-        parser.add_argument(
-            "--bootstrap",
-            type=int | None,
-            default=None,
-            help="Seed: fit trains on a sample of its training data, as many drawn with replacement as there are.",
-        )
+        arguments.add_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, having imported the classes that go by short names (the top-level help needs none)."""
@@ -163,7 +134,7 @@ class RecipeCLI(LightningCLI):
         from lightning_rules import recommended
 
         present = {type(callback) for callback in configured}
-        rules = recommended(ignore=self._option("ignore_rules"))
+        rules = recommended(self._option("ignore_rules"), self._option("check_budget"))
         return [rule for rule in rules if type(rule) not in present]
 
     def after_instantiate_classes(self) -> None:

@@ -6,8 +6,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 
 from lightning_recipe import summary
+from lightning_recipe.runs.check import Asked, run_check, shapes_training
 from lightning_recipe.runs.distill import distill
-from lightning_rules import Distillation, LRFinder, Rule
+from lightning_rules import Distillation, LRFinder, SeedEverything
 
 
 class StopBeforeTraining(Callback):
@@ -43,6 +44,33 @@ class RecipeTrainer(Trainer):
             print("\n" + summary.table(_rate_rows(finder, model, log_dir)))
         if finder.suggestion is None:
             raise SystemExit(1)
+
+    def check(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        only: list[str] | None = None,
+        skip: list[str] | None = None,
+        capacity: bool = False,
+        probe: Literal["random"] | None = None,
+        json: bool = False,
+    ) -> None:
+        """Looks for what is wired wrong before a run, without running it; ends with status 1 if an error is found.
+
+        Args:
+            model: The model.
+            datamodule: The data.
+            only: A rule, or an aspect of an audit, to report on; may be given several times; by default all.
+            skip: NAME=REASON: a rule or an aspect to leave out, and why; may be given several times.
+            capacity: Whether to train a larger model beside this one, and see whether it fits better.
+            probe: ``random``: freeze random weights and train the last layer only, to judge the architecture.
+            json: Whether to print the findings as one JSON object, in place of a table.
+
+        Raises:
+            ValueError: There is no such rule, or a reason is missing.
+            SystemExit: With status 1, if a finding is an error.
+        """
+        run_check(self, model, datamodule, Asked(only, skip, capacity, probe, json))
 
     def distill(
         self,
@@ -85,8 +113,7 @@ class RecipeTrainer(Trainer):
         kept: list[Any] = [
             callback
             for callback in self.callbacks  # type: ignore[has-type]
-            if isinstance(callback, ProgressBar)
-            or (isinstance(callback, Rule) and callback.kind == "enforce" and not isinstance(callback, LRFinder))
+            if isinstance(callback, (ProgressBar, SeedEverything)) or shapes_training(callback)
         ]
         self.callbacks = [*kept, *added, StopBeforeTraining()]
 

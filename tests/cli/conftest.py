@@ -50,6 +50,13 @@ class Separable(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Negated(Separable):
+    """Its loss has the wrong sign."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return -super().training_step(batch, batch_idx)
+
+
 class Unlabelled(L.LightningDataModule):
     """Eleven test examples, nine of them on the right side; batches of four, so the last is smaller."""
 

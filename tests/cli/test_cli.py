@@ -15,7 +15,14 @@ Error = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
 
 # The options that are ours, with their defaults: a change here is a change to every user's YAML.
-OPTIONS = {"rules": "recommended", "ignore_rules": {}, "test_after_fit": False, "fold": None, "bootstrap": None}
+OPTIONS = {
+    "rules": "recommended",
+    "check_budget": 10.0,
+    "ignore_rules": {},
+    "test_after_fit": False,
+    "fold": None,
+    "bootstrap": None,
+}
 LIGHTNINGS_OPTIONS = {
     "seed_everything",
     "trainer",
@@ -36,7 +43,7 @@ def printed_config(command: Command, capsys: Capture, *arguments: str) -> dict[s
     return loaded
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "lr-find", "distill"])
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "check", "lr-find", "distill"])
 def test_options_are_frozen(command: Command, capsys: Capture, subcommand: str) -> None:
     with pytest.raises(SystemExit) as raised:
         command(subcommand, "--help")
@@ -45,6 +52,7 @@ def test_options_are_frozen(command: Command, capsys: Capture, subcommand: str) 
     options = {name.partition(".")[0] for name in re.findall(r"^ +(?:-\w, )?--([a-z_.]+)", text, re.MULTILINE)}
     own = {"return_predictions", "verbose", "help", "budget"}  # of single subcommands
     own |= {"teacher", "temperature", "mixing", "targets", "cache_dir", "plain"}
+    own |= {"only", "skip", "capacity", "probe", "json"}
     assert options - LIGHTNINGS_OPTIONS - own == set(OPTIONS)
 
 
@@ -59,7 +67,7 @@ def test_top_level_help_names_the_subcommands(command: Command, capsys: Capture)
     with pytest.raises(SystemExit) as raised:
         command("--help")
     assert raised.value.code == 0
-    assert "{fit,validate,test,predict,lr-find,distill}" in capsys.readouterr().out
+    assert "{fit,validate,test,predict,check,lr-find,distill}" in capsys.readouterr().out
 
 
 def test_printed_config_gives_itself_back(command: Command, capsys: Capture, tmp_path: Path) -> None:

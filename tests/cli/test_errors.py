@@ -25,7 +25,7 @@ def test_config_that_does_not_exist(error: Error) -> None:
 
 
 def test_no_subcommand(error: Error) -> None:
-    assert "{fit,validate,test,predict,lr-find" in error()
+    assert "{fit,validate,test,predict,check" in error()
 
 
 @pytest.mark.parametrize("save_dir", ["a_file/logs", "/proc/logs"])

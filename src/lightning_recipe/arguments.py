@@ -1,0 +1,80 @@
+"""The parser of the command line: what people type, and what jsonargparse wants of them."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+# Options of `check` that are given without a value, and such as may be given several times.
+_SWITCHES = ("--capacity", "--json")
+_REPEATABLE = ("--only", "--skip")
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, for which the model need not be named: a checkpoint may name it."""
+
+    def add_lightning_class_args(self, *arguments: Any, **options: Any) -> list[str]:
+        """Add the arguments of a class, none of which is required."""
+        return super().add_lightning_class_args(*arguments, **{**options, "required": False})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:
+        """Parse, with switches and repeated options as people write them."""
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(spelled_out(given) if given[:1] == ["check"] else args, *others, **options)
+
+
+def add_options(parser: LightningArgumentParser) -> None:
+    """Add the options beyond LightningCLI's."""
+    parser.add_argument(
+        "--rules",
+        type=Literal["recommended", "none"],
+        default="recommended",
+        help="Which rules are added to the callbacks of the config.",
+    )
+    parser.add_argument(
+        "--ignore_rules",
+        type=dict[str, str],
+        default={},
+        help='Rules to ignore, each with its reason, which is reported: {"loss-at-init": "custom loss"}.',
+    )
+    parser.add_argument(
+        "--check_budget",
+        type=float | None,
+        default=10.0,
+        help="Seconds that the checks before the first step of a fit may take together; null for no limit.",
+    )
+    parser.add_argument(
+        "--test_after_fit",
+        type=bool,
+        default=False,
+        help="Whether fit ends with a test of the best checkpoint and a summary.",
+    )
+    parser.add_argument(
+        "--fold",
+        type=str | None,
+        default=None,
+        help="K/N: fit trains on all but part K of N (from 1) of its training data and validates on that part; "
+        "K/N@SEED cuts them with another seed than 0.",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int | None,
+        default=None,
+        help="Seed: fit trains on a sample of its training data, as many drawn with replacement as there are.",
+    )
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `check` as jsonargparse has them: switches with a value, repeated options appended."""
+    spelled = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument in _SWITCHES:
+            argument = f"{name}=true"
+        elif name in _REPEATABLE and not value.startswith("["):
+            argument = f"{name}+{equals}{value}"
+        spelled.append(argument)
+    return spelled
