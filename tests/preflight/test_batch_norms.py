@@ -13,7 +13,12 @@ from lightning_rules.preflight.batch_norms import NormsSeen, judge, last_batch
 @pytest.mark.parametrize(
     ("seen", "aspect", "severity", "words"),
     [
-        (NormsSeen(smallest=("bn", 2)), "tiny-batch-norm", Severity.WARNING, "bn normalises over 2 examples a device"),
+        (
+            NormsSeen(smallest=("bn", 2)),
+            "tiny-batch-norm",
+            Severity.WARNING,
+            "`bn` normalises over 2 examples a device",
+        ),
         (NormsSeen(refused=True), "tiny-batch-norm", Severity.ERROR, "which torch refuses"),
         (
             NormsSeen(smallest=("bn", 32), last_batch=1, flat="bn"),
@@ -25,7 +30,7 @@ from lightning_rules.preflight.batch_norms import NormsSeen, judge, last_batch
             Severity.INFO,
             "(a, b), 24 parameters without effect",
         ),
-        (NormsSeen(recurrent=(("bn", 8),)), "layer-norm-rnn", Severity.INFO, "bn runs 8 times in one step"),
+        (NormsSeen(recurrent=(("bn", 8),)), "layer-norm-rnn", Severity.INFO, "`bn` runs 8 times in one step"),
     ],
 )
 def test_judgement(seen: NormsSeen, aspect: str, severity: Severity, words: str) -> None:

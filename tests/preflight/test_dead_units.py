@@ -21,7 +21,7 @@ def relu(stuck: float, kind: str = "ReLU") -> StartSeen:
 @pytest.mark.parametrize(
     ("seen", "aspect", "severity", "words"),
     [
-        (relu(1.0), "dead-units", Severity.ERROR, "100% of the 64 units of the ReLU in net.1 are zero"),
+        (relu(1.0), "dead-units", Severity.ERROR, "100% of the 64 units of the ReLU in `net.1` are zero"),
         (relu(0.97), "dead-units", Severity.WARNING, "97% of the 64 units"),
         (relu(1.0, "sigmoid"), "dead-units", Severity.WARNING, "at the end of the sigmoid's range"),
         (relu(0.6), "dead-units", Severity.INFO, "60% of the 64 units"),
@@ -34,11 +34,11 @@ def relu(stuck: float, kind: str = "ReLU") -> StartSeen:
         ),
         (
             replace(FINE, value=float("inf"), first_layer="net.3"),
-            *("non-finite-start", Severity.ERROR, "net.3 is the first layer whose output is not finite"),
+            *("non-finite-start", Severity.ERROR, "`net.3` is the first layer whose output is not finite"),
         ),
         (
             replace(FINE, gradients=("a", "b"), first_layer=""),
-            *("non-finite-start", Severity.ERROR, "not the gradients of 2 of 4 parameters (b last)"),
+            *("non-finite-start", Severity.ERROR, "not the gradients of 2 of 4 parameters (`b` last)"),
         ),
         (
             replace(FINE, value=float("nan"), inputs_finite=False),

@@ -15,19 +15,19 @@ DROPPED = (("net.2", 0.3),)
     [
         (DropoutSeen(DROPPED, examples=60_000), "dropout", Severity.OK, "at most 30%"),
         (DropoutSeen(DROPPED), "dropout", Severity.OK, "at most 30%"),
-        (DropoutSeen((*DROPPED, ("net.5", 0.9))), "dropout", Severity.WARNING, "net.5 drops 90%"),
-        (DropoutSeen((("net.2", 0.6),)), "dropout", Severity.INFO, "net.2 drops 60%"),
+        (DropoutSeen((*DROPPED, ("net.5", 0.9))), "dropout", Severity.WARNING, "`net.5` drops 90%"),
+        (DropoutSeen((("net.2", 0.6),)), "dropout", Severity.INFO, "`net.2` drops 60%"),
         (DropoutSeen(DROPPED, examples=1797), "dropout", Severity.INFO, "30% on 1,797 examples"),
-        (DropoutSeen(DROPPED, ("bn",)), "dropout", Severity.INFO, "right before bn"),
+        (DropoutSeen(DROPPED, ("bn",)), "dropout", Severity.INFO, "right before `bn`"),
         (
             DropoutSeen(always_on=(("net", "dropout", 0.3),)),
-            *("stochastic-evaluation", Severity.WARNING, "net calls dropout (30%)"),
+            *("stochastic-evaluation", Severity.WARNING, "`net` calls dropout (30%)"),
         ),
         (
             DropoutSeen(draws=(("vae", "randn_like"),)),
             "stochastic-evaluation",
             Severity.INFO,
-            "vae draws random numbers",
+            "`vae` draws random numbers",
         ),
     ],
 )

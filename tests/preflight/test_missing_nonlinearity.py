@@ -17,7 +17,7 @@ PAIR = ("a", "b", 64, 64, 10)
             StackSeen((PAIR,), (), 0, 1.0),
             "missing-nonlinearity",
             Severity.WARNING,
-            "between a (64 to 64) and b (64 to 10).",
+            "between `a` (64 to 64) and `b` (64 to 10).",
         ),
         (StackSeen((PAIR, PAIR), (), 0, 1.0), "missing-nonlinearity", Severity.WARNING, "(1 more such pairs)."),
         (StackSeen((), (PAIR,), 0, 1.0), "missing-nonlinearity", Severity.INFO, "Only a batch norm stands between"),

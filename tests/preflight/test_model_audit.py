@@ -237,7 +237,7 @@ PLANTED: dict[str, tuple[Callable[[], list[Any]], str, str]] = {
     "batch of 2": (lambda: audit(cnn(), entropy, IMAGES, batch=2), "tiny-batch-norm", "over 2 examples a device"),
     "no activation": (
         lambda: audit(nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.1), nn.Linear(64, 10)), entropy),
-        *("missing-nonlinearity", "net.0 (64 to 64) and net.2 (64 to 10)"),
+        *("missing-nonlinearity", "`net.0` (64 to 64) and `net.2` (64 to 10)"),
     ),
     "deep": (
         lambda: audit(nn.Sequential(*[p for _ in range(18) for p in (nn.Linear(64, 64), nn.Sigmoid())]), entropy),
@@ -248,7 +248,7 @@ PLANTED: dict[str, tuple[Callable[[], list[Any]], str, str]] = {
     "dead": (
         lambda: audit(with_bias(mlp(), -10.0), entropy),
         "dead-units",
-        "100% of the 64 units of the ReLU in net.1",
+        "100% of the 64 units of the ReLU in `net.1`",
     ),
     "root": (lambda: audit(After(mlp(), root_of_zero), entropy), "non-finite-start", "gradients of 4 of 4 parameters"),
     "always on": (lambda: audit(After(mlp(), always_dropping), entropy), "stochastic-evaluation", "dropout (30%)"),
@@ -310,7 +310,7 @@ def test_an_aspect_can_be_ignored() -> None:
     trainer = L.Trainer(accelerator="cpu", max_steps=1, callbacks=[rule], **QUIET)
     trainer.fit(Model(mlp(drop=0.9), entropy), DataLoader(TensorDataset(*DIGITS), 32))
     assert not alarms(rule.findings)
-    assert any(finding.message.startswith("Ignored, this is what I study: net.2") for finding in rule.findings)
+    assert any(finding.message.startswith("Ignored, this is what I study: `net.2`") for finding in rule.findings)
 
 
 def test_no_trace() -> None:

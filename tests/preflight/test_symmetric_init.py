@@ -22,7 +22,7 @@ WAITING = WeightSeen("a", 64, 1, True, 1, True, True)  # behind such a layer: mo
     [
         ([SOUND, SOUND], "symmetric-init", Severity.OK, "Units of all 2 weight matrices differ"),
         ([SOUND, ZERO, WAITING], "symmetric-init", Severity.OK, "Units of all 3 weight matrices differ"),
-        ([COPIES, SOUND], "symmetric-init", Severity.ERROR, "The 64 units of c have 1 distinct rows"),
+        ([COPIES, SOUND], "symmetric-init", Severity.ERROR, "The 64 units of `c` have 1 distinct rows"),
         ([replace(COPIES, gradient_zero=True), SOUND], "symmetric-init", Severity.ERROR, "copies of one another"),
         ([replace(COPIES, gradient_distinct=4)], "symmetric-init", Severity.ERROR, "4 of gradients"),  # an LSTM's gates
         ([WAITING, WAITING], "symmetric-init", Severity.ERROR, "only biases can move"),

@@ -135,10 +135,10 @@ def judge_pairs(seen: StackSeen) -> list[Finding]:
             continue
         first, second, a, b, c = pairs[0]
         more = f" ({len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
-        message = f"{between.capitalize()} non-linear stands between {first} ({a} to {b}) and {second} ({b} to {c})"
+        message = f"{between.capitalize()} non-linear stands between `{first}` ({a} to {b}) and `{second}` ({b} to {c})"
         if severity is Severity.INFO:
-            message = f"Only a batch norm stands between {first} ({a} to {b}) and {second} ({b} to {c})"
-        advice = f"Put an activation between them, or drop {first}: two linear layers are one."
+            message = f"Only a batch norm stands between `{first}` ({a} to {b}) and `{second}` ({b} to {c})"
+        advice = f"Put an activation between them, or drop `{first}`: two linear layers are one."
         evidence: dict[str, Any] = {"pairs": len(pairs), "inputs": a, "width": b, "outputs": c}
         found.append(Finding(NAME, severity, f"{message}{more}.", advice, evidence))
     return found
