@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_rules import Severity
-from lightning_rules.preflight.missing_nonlinearity import StackSeen, judge
+from lightning_rules.preflight.missing_nonlinearity import StackSeen, judge, through_depth
 
 PAIR = ("a", "b", 64, 64, 10)
 
@@ -43,3 +43,9 @@ def test_judgement(seen: StackSeen, aspect: str, severity: Severity, words: str)
 )
 def test_healthy(seen: StackSeen) -> None:
     assert judge([seen]) == []
+
+
+def test_one_step_is_not_depth() -> None:
+    assert through_depth([1e-12, 1e-9, 1e-6, 1e-3, 1.0]) == pytest.approx(1e-9)
+    assert through_depth([1e-10, 2e-10, 1e-10, 1.0]) == pytest.approx(1.0), "a head that is nearly closed"
+    assert through_depth([1.0, 2.0]) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -31,8 +32,8 @@ class StackSeen:
         pairs: Layers that feed one another directly: names, widths (in, between, out).
         through_norm: The same with only a batch norm between.
         plain_depth: Weighted layers in a network without normalisation and skips; 0 where there are some.
-        gradient_ratio: First weighted layer's gradient over the last one's, each per unit of its input; None where
-            one of them has none.
+        gradient_ratio: First weighted layer's gradient over the last one's, each per unit of its input, as
+            :func:`through_depth` has it; None where there are fewer than three.
     """
 
     pairs: tuple[tuple[str, str, int, int, int], ...]
@@ -114,9 +115,21 @@ def _gradient_ratio(trace: Trace) -> float | None:
     sizes: list[float] = []
     for run in _weighted(trace):
         gradient = trace.gradients.get(f"{run.name}.weight".lstrip("."))
-        if gradient is not None and gradient.reached and gradient.finite and run.input_rms > 0:
+        if gradient is not None and gradient.reached and gradient.finite and gradient.rms > 0 and run.input_rms > 0:
             sizes.append(gradient.rms / run.input_rms)
-    return sizes[0] / sizes[-1] if len(sizes) > 1 and sizes[-1] > 0 else None
+    return through_depth(sizes)
+
+
+def through_depth(sizes: Sequence[float]) -> float | None:
+    """What becomes of the gradient from the last layer to the first, the largest change at one layer left out.
+
+    A head or a gate that is nearly closed at the start makes one step; depth makes many.
+
+    Args:
+        sizes: The gradient at each layer, first layer first; positive.
+    """
+    steps = sorted((math.log(size / after) for size, after in pairwise(sizes)), key=abs)
+    return math.exp(sum(steps[:-1])) if len(steps) > 1 else None
 
 
 def judge(ranks: Sequence[StackSeen]) -> list[Finding]:
@@ -150,7 +163,7 @@ def judge_depth(seen: StackSeen) -> list[Finding]:
     evidence: dict[str, Any] = {"plain_depth": seen.plain_depth, "gradient_ratio": ratio}
     if ratio is not None and (0 < ratio < VANISHED or ratio > 1 / VANISHED):
         word = "vanishes" if ratio < 1 else "explodes"
-        message = f"The gradient {word} with depth: the first layer's is {ratio:.1e} times the last layer's."
+        message = f"The gradient {word} with depth: the first layer's is {ratio:.1e} times the last's."
         advice = "Add normalisation or skip connections, use ReLU-like activations, or initialise for the depth."
         return [Finding(DEPTH, Severity.WARNING, message, advice, evidence)]
     if seen.plain_depth > DEEP:
