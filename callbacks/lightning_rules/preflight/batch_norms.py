@@ -110,13 +110,13 @@ def _judge_size(ranks: Sequence[NormsSeen]) -> list[Finding]:
     for rank in ranks:
         if rank.flat and rank.last_batch == 1 and rank.smallest and rank.smallest[1] > 1:
             message = (
-                f"The last batch of an epoch has 1 example: {rank.flat} gets one value a channel, and torch raises."
+                f"The last batch of an epoch has 1 example: `{rank.flat}` gets one value a channel, and torch raises."
             )
             return [Finding(TINY, Severity.ERROR, message, "Set drop_last=True in the training loader.")]
     smallest = min((rank.smallest for rank in ranks if rank.smallest), key=lambda pair: pair[1], default=None)
     if smallest is None or smallest[1] > TOO_FEW:
         return []
-    message = f"{smallest[0]} normalises over {smallest[1]} examples a device; its statistics are noise below 4."
+    message = f"`{smallest[0]}` normalises over {smallest[1]} examples a device; its statistics are noise below 4."
     return [Finding(TINY, Severity.WARNING, message, advice, {"examples": smallest[1]})]
 
 
@@ -133,7 +133,9 @@ def _judge_recurrence(seen: NormsSeen) -> list[Finding]:
     if not seen.recurrent:
         return []
     name, runs = max(seen.recurrent, key=lambda pair: pair[1])
-    message = f"{name} runs {runs} times in one step on what depends on its own output: one set of statistics for all."
+    message = (
+        f"`{name}` runs {runs} times in one step on what depends on its own output: one set of statistics for all."
+    )
     advice = "Use LayerNorm in recurrences, or a batch norm for each step."
     return [Finding(RECURRENT, Severity.INFO, message, advice, {"runs": runs})]
 

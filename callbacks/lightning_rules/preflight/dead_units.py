@@ -80,11 +80,11 @@ def judge_finite(seen: StartSeen) -> Finding | None:
     }
     what = "The loss of the first step is not finite" if lost else "The loss of the first step is finite, but not"
     if not lost:
-        what += f" the gradients of {len(seen.gradients)} of {seen.parameters} parameters ({seen.gradients[-1]} last)"
+        what += f" the gradients of {len(seen.gradients)} of {seen.parameters} parameters (`{seen.gradients[-1]}` last)"
     if not seen.inputs_finite:
         message, advice = f"{what}: its inputs hold NaN or infinity.", "Find and mend the examples that hold them."
         return Finding(FINITE, Severity.ERROR, message, advice, evidence)
-    where = f": {seen.first_layer} is the first layer whose output is not finite." if seen.first_layer else "."
+    where = f": `{seen.first_layer}` is the first layer whose output is not finite." if seen.first_layer else "."
     advice = "Look for sqrt, norm, log, acos or a division at 0: inside it add a small constant, or clamp."
     return Finding(FINITE, Severity.ERROR, what + where, advice, evidence)
 
@@ -100,9 +100,8 @@ def judge_dead(calls: Sequence[ActivationCall]) -> list[Finding]:
         "units": worst.units,
     }
     off = "zero" if worst.kind == "ReLU" else f"at the end of the {worst.kind}'s range"
-    message = (
-        f"{worst.stuck:.0%} of the {worst.units} units of {worst.name or 'the module'} are {off} for every example"
-    )
+    place = f"{worst.kind} in `{worst.name or 'forward'}`"
+    message = f"{worst.stuck:.0%} of the {worst.units} units of the {place} are {off} for every example"
     if worst.stuck >= SHARE:
         severity = Severity.ERROR if worst.kind == "ReLU" and worst.stuck == 1.0 else Severity.WARNING
         advice = "Look at the bias before it (a large negative one kills ReLUs) and at the scale of inputs and weights."

@@ -51,7 +51,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> DropoutSeen:
 
 
 def _place(call: DropoutCall) -> str:
-    return call.name or "the module"
+    return call.name or "forward"
 
 
 def _within(call: DropoutCall) -> bool:
@@ -79,10 +79,12 @@ def judge_rates(seen: DropoutSeen) -> list[Finding]:
     evidence: dict[str, float | int | str | bool | None] = {"rate": rate, "examples": seen.examples}
     if rate > HIGH:
         severity = Severity.WARNING if rate > TOO_HIGH else Severity.INFO
-        message = f"{name} drops {rate:.0%} of its values; 50% is the most that is usual."
+        message = f"`{name}` drops {rate:.0%} of its values; 50% is the most that is usual."
         found.append(Finding(NAME, severity, message, "Lower the dropout rate to 0.5 or less.", evidence))
     if seen.before_norm:
-        message = f"Dropout stands right before {seen.before_norm[0]}: in evaluation the variance it learnt is another."
+        message = (
+            f"Dropout stands right before `{seen.before_norm[0]}`: in evaluation the variance it learnt is another."
+        )
         found.append(Finding(NAME, Severity.INFO, message, "Put dropout after the last batch norm.", evidence))
     if seen.examples is not None and seen.examples < FEW:
         message = f"Dropout of up to {rate:.0%} on {seen.examples:,} examples; under {FEW:,} it is of little use."
@@ -94,12 +96,12 @@ def judge_evaluation(seen: DropoutSeen) -> list[Finding]:
     """What stays random in evaluation mode."""
     if seen.always_on:
         name, function, rate = seen.always_on[0]
-        message = f"{name} calls {function} ({rate:.0%}) with the model in evaluation mode: predictions stay random."
+        message = f"`{name}` calls {function} ({rate:.0%}) with the model in evaluation mode: predictions stay random."
         advice = "Pass training=self.training, or use nn.Dropout, which eval() switches off."
         return [Finding(ALWAYS_ON, Severity.WARNING, message, advice, {"rate": rate, "calls": len(seen.always_on)})]
     if seen.draws:
         place, function = seen.draws[0]
-        message = f"{place or 'The module'} draws random numbers ({function}) in evaluation mode."
+        message = f"`{place or 'forward'}` draws random numbers ({function}) in evaluation mode."
         advice = "Right for sampling; where it regularises, draw only if self.training."
         return [Finding(ALWAYS_ON, Severity.INFO, message, advice, {"draws": len(seen.draws)})]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +70,8 @@ class ActivationCall:
         name: As in :class:`DropoutCall`.
         kind: "ReLU", "sigmoid" or "tanh".
         units: How many units (channels) it has.
-        stuck: The share of units that are zero (ReLU) or at the end of their range for every example of the batch.
-        shape: Of its output.
+        stuck: The share of units that are off (ReLU) or at the end of their range for every example of the batch.
+        shape: Of its values.
     """
 
     name: str | None
@@ -147,11 +148,13 @@ class WatchFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in DROPOUTS or func is F.scaled_dot_product_attention or func is F.multi_head_attention_forward:
             return self._dropout(func, args, kwargs)
+        kind = RELUS.get(func) or SQUASHES.get(func)
+        given = args[0] if args else kwargs.get("input")
+        if kind == "ReLU" and _is_layer(given):  # before it runs: it may write in place
+            self._activation(kind, given)
         value = func(*args, **kwargs)
-        if func in RELUS and _is_layer(value):
-            self._activation(RELUS[func], value)
-        elif func in SQUASHES and _is_layer(value):
-            self._activation(SQUASHES[func], value)
+        if kind in ("sigmoid", "tanh") and _is_layer(value):
+            self._activation(kind, value)
         elif func in DRAWS:
             self.seen.draws.append(Draw(self._where, DRAWS[func], func in NORMAL_DRAWS))
         elif func in DIFFERENCES:
@@ -209,9 +212,12 @@ def _is_layer(value: Any) -> bool:
 
 
 def _stuck(kind: str, value: Tensor) -> Tensor:
-    """For each unit, whether it is at the end of its range for all examples and places."""
+    """For each unit, whether it is at the end of its range for all examples and places.
+
+    A ReLU is judged by its input: below zero it is off; at zero, as in a branch that is closed at the start, it waits.
+    """
     if kind == "ReLU":
-        at_end = value <= DEAD
+        at_end = value < -DEAD
     elif kind == "sigmoid":
         at_end = (value < SATURATED) | (value > 1 - SATURATED)
     else:
@@ -227,8 +233,7 @@ def stretched(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether broadcasting stretches both of two shapes of unlike rank: ``(n, 1)`` and ``(n,)``."""
     if len(one) == len(other):
         return False
-    try:
-        both = torch.broadcast_tensors(torch.empty(one, device="meta"), torch.empty(other, device="meta"))[0]
-    except RuntimeError:
-        return False
-    return both.numel() > max(torch.Size(one).numel(), torch.Size(other).numel())
+    longest = max(len(one), len(other))
+    pairs = list(zip(*((1,) * (longest - len(shape)) + shape for shape in (one, other)), strict=True))
+    fits = all(a == b or 1 in (a, b) for a, b in pairs)
+    return fits and math.prod(max(pair) for pair in pairs) > max(math.prod(one), math.prod(other))

@@ -178,12 +178,14 @@ def _total_weight(call: LossCall, loss: Tensor | None) -> float | None:
         return None
     try:
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(loss.sum(), call.value, retain_graph=True, allow_unused=True)
+            slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+                loss.sum(), call.value, retain_graph=True, allow_unused=True
+            )
     except RuntimeError:
         return None  # the step has freed its graph
-    if slope is None:
+    if slopes[0] is None:
         return None
-    total = float(slope.double().sum())
+    total = float(slopes[0].double().sum())
     examples = len(call.output)
     if call.value.dim() > 0:  # reduction "none": one value an example, or several
         return total * examples / call.value.numel()

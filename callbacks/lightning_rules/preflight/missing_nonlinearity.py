@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -31,8 +32,8 @@ class StackSeen:
         pairs: Layers that feed one another directly: names, widths (in, between, out).
         through_norm: The same with only a batch norm between.
         plain_depth: Weighted layers in a network without normalisation and skips; 0 where there are some.
-        gradient_ratio: First weighted layer's gradient over the last one's, each per unit of its input; None where
-            one of them has none.
+        gradient_ratio: First weighted layer's gradient over the last one's, each per unit of its input, as
+            :func:`through_depth` has it; None where there are fewer than three.
     """
 
     pairs: tuple[tuple[str, str, int, int, int], ...]
@@ -44,37 +45,50 @@ class StackSeen:
 def measure(seen: ModelSeen, deadline: Deadline) -> StackSeen:
     """Walk over the layers of one step."""
     trace = seen.trace
+    owners = _owners(seen)
     made = {run.name: run for run in trace.runs}
     pairs, through = [], []
     for run in trace.runs:
         before = made.get(run.source or "")
         if before is None:
             continue
-        if pair := _pair(before, run):
+        if pair := _pair(before, run, owners):
             pairs.append(pair)
         elif isinstance(before.module, nn.modules.batchnorm._BatchNorm) and before.readers == 1:
             first = made.get(before.source or "")
-            if first is not None and (pair := _pair(first, run)):
+            if first is not None and (pair := _pair(first, run, owners)):
                 through.append(pair)
     return StackSeen(
         tuple(dict.fromkeys(pairs)), tuple(dict.fromkeys(through)), _plain_depth(trace), _gradient_ratio(trace)
     )
 
 
-def _pair(first: LayerRun, second: LayerRun) -> tuple[str, str, int, int, int] | None:
+def _owners(seen: ModelSeen) -> dict[int, int]:
+    """Which optimiser moves each parameter, by the parameter's identity."""
+    return {
+        id(parameter): place
+        for place, optimizer in enumerate(seen.optimizers)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def _pair(first: LayerRun, second: LayerRun, owners: dict[int, int]) -> tuple[str, str, int, int, int] | None:
     """Two layers that could be one of no fewer weights' worth: the first is no bottleneck and feeds nothing else."""
     a, b = _widths(first.module), _widths(second.module)
     same_kind = isinstance(first.module, nn.Linear) == isinstance(second.module, nn.Linear)
     if a is None or b is None or not same_kind or first is second or first.readers != 1:
         return None
-    if a[1] < min(a[0], b[1]) or first.source_node.startswith(MIXING) or not _all_train(first, second):
+    if a[1] < min(a[0], b[1]) or first.source_node.startswith(MIXING) or not _train_together(first, second, owners):
         return None
     return first.name, second.name, a[0], a[1], b[1]
 
 
-def _all_train(*runs: LayerRun) -> bool:
-    weights = (getattr(run.module, "weight", None) for run in runs)
-    return all(weight is not None and weight.requires_grad for weight in weights)
+def _train_together(first: LayerRun, second: LayerRun, owners: dict[int, int]) -> bool:
+    """Whether one optimiser moves both; a generator and its discriminator have one each."""
+    weights = [getattr(run.module, "weight", None) for run in (first, second)]
+    moved = [owners.get(id(weight)) for weight in weights if weight is not None and weight.requires_grad]
+    return len(moved) == 2 and moved[0] == moved[1]
 
 
 def _widths(layer: nn.Module) -> tuple[int, int] | None:
@@ -101,9 +115,21 @@ def _gradient_ratio(trace: Trace) -> float | None:
     sizes: list[float] = []
     for run in _weighted(trace):
         gradient = trace.gradients.get(f"{run.name}.weight".lstrip("."))
-        if gradient is not None and gradient.reached and gradient.finite and run.input_rms > 0:
+        if gradient is not None and gradient.reached and gradient.finite and gradient.rms > 0 and run.input_rms > 0:
             sizes.append(gradient.rms / run.input_rms)
-    return sizes[0] / sizes[-1] if len(sizes) > 1 and sizes[-1] > 0 else None
+    return through_depth(sizes)
+
+
+def through_depth(sizes: Sequence[float]) -> float | None:
+    """What becomes of the gradient from the last layer to the first, the largest change at one layer left out.
+
+    A head or a gate that is nearly closed at the start makes one step; depth makes many.
+
+    Args:
+        sizes: The gradient at each layer, first layer first; positive.
+    """
+    steps = sorted((math.log(size / after) for size, after in pairwise(sizes)), key=abs)
+    return math.exp(sum(steps[:-1])) if len(steps) > 1 else None
 
 
 def judge(ranks: Sequence[StackSeen]) -> list[Finding]:
@@ -122,10 +148,10 @@ def judge_pairs(seen: StackSeen) -> list[Finding]:
             continue
         first, second, a, b, c = pairs[0]
         more = f" ({len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
-        message = f"{between.capitalize()} non-linear stands between {first} ({a} to {b}) and {second} ({b} to {c})"
+        message = f"{between.capitalize()} non-linear stands between `{first}` ({a} to {b}) and `{second}` ({b} to {c})"
         if severity is Severity.INFO:
-            message = f"Only a batch norm stands between {first} ({a} to {b}) and {second} ({b} to {c})"
-        advice = f"Put an activation between them, or drop {first}: two linear layers are one."
+            message = f"Only a batch norm stands between `{first}` ({a} to {b}) and `{second}` ({b} to {c})"
+        advice = f"Put an activation between them, or drop `{first}`: two linear layers are one."
         evidence: dict[str, Any] = {"pairs": len(pairs), "inputs": a, "width": b, "outputs": c}
         found.append(Finding(NAME, severity, f"{message}{more}.", advice, evidence))
     return found
@@ -137,7 +163,7 @@ def judge_depth(seen: StackSeen) -> list[Finding]:
     evidence: dict[str, Any] = {"plain_depth": seen.plain_depth, "gradient_ratio": ratio}
     if ratio is not None and (0 < ratio < VANISHED or ratio > 1 / VANISHED):
         word = "vanishes" if ratio < 1 else "explodes"
-        message = f"The gradient {word} with depth: the first layer's is {ratio:.1e} times the last layer's."
+        message = f"The gradient {word} with depth: the first layer's is {ratio:.1e} times the last's."
         advice = "Add normalisation or skip connections, use ReLU-like activations, or initialise for the depth."
         return [Finding(DEPTH, Severity.WARNING, message, advice, evidence)]
     if seen.plain_depth > DEEP:

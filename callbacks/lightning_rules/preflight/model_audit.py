@@ -55,10 +55,11 @@ class ModelAudit(Audit):
         over 1 minus momentum (``summed-loss``); batch norm over fewer than 4 examples a device, or a last batch of
         one (``tiny-batch-norm``); two wide linear layers with nothing between them (``missing-nonlinearity``); the
         first layer's gradient is 1e-8 of the last layer's (``depth``); units alike in weights and gradients, or no
-        gradient but in biases (``symmetric-init``); 95% of a layer's units off for every example (``dead-units``);
-        loss or gradients not finite (``non-finite-start``); dropout above 80% (``dropout``), or on in evaluation
-        (``stochastic-evaluation``). For a person's eye: biases before batch norms (``no-bias-before-norm``), batch
-        norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch norm or on under 5,000 examples.
+        gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off for every example
+        (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80% (``dropout``), or on
+        in evaluation (``stochastic-evaluation``). For a person's eye: biases before batch norms
+        (``no-bias-before-norm``), batch norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch
+        norm or on under 5,000 examples.
 
     Under DDP: Each rank looks at a batch of its own; what is wrong on any rank counts, units are dead or alike where
         they are on all. Sharded strategies (FSDP, DeepSpeed): does not apply.

@@ -152,6 +152,7 @@ class ModelSeen:
 
     @cached_property
     def _evaluation(self) -> CallsSeen:
+        batch: Any
         try:
             batch, step = self.view.validation_batches(1)[0], self.view.validation_step
         except NotApplicable:

@@ -50,7 +50,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[WeightSeen]:
         for name, weight in part._parameters.items():
             full = f"{path}.{name}".lstrip(".")
             gradient = trace.gradients.get(full)
-            if weight is None or weight.dim() < 2 or gradient is None or not gradient.reached:
+            if weight is None or weight.dim() < 2 or weight[0].numel() < 2 or gradient is None or not gradient.reached:
                 continue
             found.append(
                 WeightSeen(
@@ -79,7 +79,7 @@ def judge(ranks: Sequence[list[WeightSeen]]) -> list[Finding]:
         return [Finding(NAME, Severity.OK, message)]
     first = alike[0]
     message = (
-        f"The {first.rows} units of {first.name} have {first.distinct} distinct rows of weights and "
+        f"The {first.rows} units of `{first.name}` have {first.distinct} distinct rows of weights and "
         f"{first.gradient_distinct} of gradients: they are copies of one another, and stay it."
     )
     message = message[:-1] + (f" ({len(alike)} such layers)." if len(alike) > 1 else ".")
@@ -114,7 +114,7 @@ def _stuck(weights: list[WeightSeen]) -> Finding:
     evidence = {"weights": len(weights), "zero_weights": len(zeros)}
     if zeros:
         message = (
-            f"No weight matrix gets a gradient ({len(weights)} looked at, {len(zeros)} all zero, {zeros[0]} first)"
+            f"No weight matrix gets a gradient ({len(weights)} looked at, {len(zeros)} all zero, `{zeros[0]}` first)"
         )
         advice = "Initialise weights with random numbers; zeros are for biases, and the last layer of a branch."
         return Finding(NAME, Severity.ERROR, f"{message}: only biases can move.", advice, evidence)

@@ -52,7 +52,7 @@ def _expect_readable(case: Case, findings: Iterable[Finding]) -> None:
             "with the reason.",
         )
         case.expect(
-            finding.rule == case.rule.name,
+            finding.rule in (case.rule.name, *case.rule.aspects),
             f"a finding names the rule {finding.rule!r}; write the rule's own name, {case.rule.name!r}.",
         )
         for part, text in (("message", finding.message), ("advice", finding.advice)):
