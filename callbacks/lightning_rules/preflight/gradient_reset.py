@@ -53,11 +53,11 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
     """How the gradients of each optimiser fare over several training steps.
 
     Raises:
-        NotApplicable: Lightning sets gradients to zero, or a hook may do so, or no optimiser stepped.
+        NotApplicable: A hook may set gradients to zero, or the training step cannot be run.
     """
     view, module = seen.view, seen.module
     if module.automatic_optimization:
-        return [_overridden(view)]
+        return _overridden(view)
     owners = [module, *seen.trainer.callbacks]
     if any(mentions(getattr(type(owner), name, None), "zero_grad", owner) for owner in owners for name in ELSEWHERE):
         raise NotApplicable("a hook sets gradients to zero, and the training step alone says nothing about it.")
@@ -75,12 +75,12 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
     return [Kept(watch.steps, watch.kept, watch.growth) for watch in watches]
 
 
-def _overridden(view: View) -> Kept:
-    """Whether ``optimizer_zero_grad``, where the module overrides it, ever clears gradients."""
+def _overridden(view: View) -> list[Kept]:
+    """Whether ``optimizer_zero_grad`` ever clears gradients, where the module overrides it; else Lightning does."""
     module = view.module
     base = namespace_of(module).LightningModule.optimizer_zero_grad
     if type(module).optimizer_zero_grad is base:
-        raise NotApplicable("Lightning sets gradients to zero before each step.")
+        return []
     with view.on_loan():
         for optimizer in view.trainer.optimizers:
             for run in range(RUNS):
@@ -89,8 +89,8 @@ def _overridden(view: View) -> Kept:
                     parameter.grad = torch.ones_like(parameter)
                 module.optimizer_zero_grad(0, run, optimizer)
                 if all(_is_clear(parameter) for parameter in parameters):
-                    return Kept(ENOUGH, 0)
-    return Kept(ENOUGH, ENOUGH - 1)
+                    return [Kept(ENOUGH, 0)]
+    return [Kept(ENOUGH, ENOUGH - 1)]
 
 
 def _is_clear(parameter: Tensor) -> bool:

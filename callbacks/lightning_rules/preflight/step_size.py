@@ -89,6 +89,8 @@ def judge(trial: Trial) -> Finding:
     if trial.broken:
         message = f"the {trial.broken} is not finite before the first step, so that the rate cannot be judged."
         return _finding(trial, Severity.INFO, message)
+    if not trial.moved:
+        return _finding(trial, Severity.INFO, "the optimiser moves none of its parameters, whatever its rate.")
     high = _too_high(trial)
     if high:
         severity = Severity.WARNING if math.isfinite(trial.losses[-1]) else Severity.ERROR
