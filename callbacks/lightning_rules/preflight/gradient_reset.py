@@ -4,7 +4,7 @@ Lightning does so itself, unless the module optimises manually or overrides ``op
 optimisation the user's ``training_step`` is run several times with gradients that are real and optimisers that move
 nothing, and each gradient that arrives is seen: does it meet what an earlier step has left?
 
-Source: PyTorch (2026), "Automatic Differentiation Package", "Default gradient layouts": gradients accumulate in ``.grad``.
+Source: PyTorch (2026), "Automatic Differentiation Package", "Default gradient layouts": gradients accumulate.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
         raise NotApplicable("a hook sets gradients to zero, and the training step alone says nothing about it.")
     if not seen.optimizers:
         raise NotApplicable("the run has no optimiser.")
-    batches = view.batches(ENOUGH)
+    batches: list[Any] = view.batches(ENOUGH)
     with view.on_loan(), ExitStack() as hooks:
         watches = [_Watch(optimizer, hooks) for optimizer in seen.optimizers]
         _lend(module, watches)
@@ -124,7 +124,7 @@ class _Watch:
         self._first = 0.0
         self._met_nothing = self._met_something = False
         for parameter in self.parameters:
-            hooks.callback(parameter.register_hook(partial(self._arrived, parameter)).remove)
+            hooks.callback(parameter.register_hook(partial(self._arrived, parameter)).remove)  # type: ignore[no-untyped-call]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
@@ -163,7 +163,8 @@ def judge(ranks: Sequence[list[Kept]]) -> list[Finding]:
         evidence = {"steps": seen.steps, "kept": seen.kept, "growth": seen.growth}
         if seen.steps >= ENOUGH and seen.kept >= seen.steps - 1:
             message = (
-                f"{which} never starts from cleared gradients: in {seen.kept} of {seen.steps - 1} steps they were added to "
+                f"{which} never starts from cleared gradients: in {seen.kept} of {seen.steps - 1} steps they were "
+                f"added to "
                 f"those of the steps before, and their norm came to {seen.growth:.1f} times that of the first."
             )
             advice = "Call optimizer.zero_grad() before each backward, or after each step."

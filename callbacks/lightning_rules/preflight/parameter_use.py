@@ -75,7 +75,8 @@ def _foreign(facts: Facts) -> Iterator[Finding]:
     lost = _lost(facts)
     if idle and lost:
         message = (
-            f"the optimiser trains another copy of the network: it holds {len(idle)} tensors that are not the module's and "
+            f"the optimiser trains another copy of the network: it holds {len(idle)} tensors that are not the "
+            f"module's and "
             f"get no gradient, and lacks {_told(lost)} of the module, with gradients."
         )
         advice = (
@@ -118,7 +119,8 @@ def _detached(facts: Facts) -> Iterator[Finding]:
     if not below or share < BLOCK or facts.fed.get(first, False):
         return
     message = (
-        f"no gradient comes back to {_told(below)}, though these layers ran with gradients on before `{_layer(facts, first)}`, "
+        f"no gradient comes back to {_told(below)}, though these layers ran with gradients on before "
+        f"`{_layer(facts, first)}`, "
         f"which has one: {share:.0%} of what the optimiser holds never moves."
     )
     advice = "Look for a detach(), .data, .item() or NumPy call between these layers and the next, and take it out."
@@ -139,7 +141,8 @@ def _dead(facts: Facts) -> Iterator[Finding]:
         yield Finding(DEAD, Severity.INFO, message, evidence=_evidence(dead))
         return
     advice = (
-        "Look for units that are off for every example (a bias far below zero before a ReLU, a saturated sigmoid), or a "
+        "Look for units that are off for every example (a bias far below zero before a ReLU, a saturated sigmoid), "
+        "or a "
         "loss that is constant (a clamp, a rounding)."
     )
     yield Finding(DEAD, Severity.WARNING, message, advice, _evidence(dead))

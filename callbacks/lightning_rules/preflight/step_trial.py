@@ -163,9 +163,9 @@ def _planned(view: View, trial: TrialRuns, deadline: Deadline) -> tuple[list[flo
 def _held(view: View, deadline: Deadline) -> list[Any]:
     """The first batches, as many as fit into memory and time."""
     begun = time.monotonic()
-    first = view.batches(1)
+    first: list[Any] = view.batches(1)
     took = time.monotonic() - begun
-    size = sum(part.numel() * part.element_size() for _, part in leaves(first[0]))
+    size = sum(int(part.nbytes) for _, part in leaves(first[0]))
     count = min(STEPS * view.trainer.accumulate_grad_batches, BYTES // max(1, size))
     if math.isfinite(deadline.left):
         count = min(count, int(SHARE * deadline.left / max(took, 1e-6)))
