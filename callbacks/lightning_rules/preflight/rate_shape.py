@@ -24,6 +24,7 @@ class Shape:
         peak: Its highest.
         peak_at: Where that is first reached.
         end: Its last rate.
+        lowest: Its lowest.
         alive: For each level of NOTHING: how far the run has come when the rate is at last above that share of its
             peak.
         rebounds: How often it falls below a tenth of its peak and rises above half of it again.
@@ -38,6 +39,7 @@ class Shape:
     peak: float
     peak_at: float
     end: float
+    lowest: float
     alive: tuple[float, ...]
     rebounds: int = 0
     beyond: float = 0.0
@@ -61,6 +63,7 @@ def shape_of(rates: Rates, steps: int) -> Shape:
         peak=peak,
         peak_at=float(curve.argmax()) / steps,
         end=float(curve[-1]),
+        lowest=float(curve.min()),
         alive=tuple(float(np.flatnonzero(curve >= share * peak)[-1] + 1) / steps for share, _ in NOTHING),
         rebounds=_rebounds(curve / peak) if peak > 0 else 0,
         beyond=float(beyond.max()),

@@ -169,7 +169,7 @@ def judge(seen: Schedule | Plateau) -> Finding:
         if finding is not None:
             return finding
     shape = seen.shape
-    if shape.moves == 0 or shape.peak == shape.end == shape.start:
+    if shape.lowest == shape.peak:
         return _finding(seen, Severity.INFO, f"holds the rate at {shape.end:.3g} throughout the run.")
     if shape.end >= RISEN * shape.peak and shape.settles <= FALLEN * shape.peak and not seen.cyclic:
         message = f"ends at {_percent(shape.end / shape.peak)} of its peak: the run is over before the schedule is."
@@ -183,7 +183,7 @@ def _judge_broken(seen: Schedule) -> Finding | None:
         message = f"stops the run at step {shape.stopped} of {seen.plan.steps} with {seen.failure.rstrip('.')}."
         advice = f"Make the schedule as long as the run: {seen.plan.steps} steps, or {seen.plan.epochs} epochs."
         return _finding(seen, Severity.ERROR, message, advice)
-    if seen.outside and shape.peak == shape.end == shape.start:
+    if seen.outside and shape.lowest == shape.peak:
         return _finding(
             seen, Severity.INFO, "asks the module or the Trainer for its rate, and cannot be read beforehand."
         )
