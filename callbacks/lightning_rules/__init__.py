@@ -23,6 +23,8 @@ from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.preflight.model_audit import ModelAudit
+from lightning_rules.preflight.schedule_audit import ScheduleAudit
+from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
@@ -58,8 +60,10 @@ __all__ = [
     "RecurrentInit",
     "Report",
     "Rule",
+    "ScheduleAudit",
     "SeedEverything",
     "Severity",
+    "StepSize",
     "WeightDecayGroups",
     "check",
     "export_weights",

@@ -4,7 +4,7 @@ Lightning does so itself, unless the module optimises manually or overrides ``op
 optimisation the user's ``training_step`` is run several times with gradients that are real and optimisers that move
 nothing, and each gradient that arrives is seen: does it meet what an earlier step has left?
 
-Source: PyTorch (2026), "Automatic Differentiation Package", "Default gradient layouts": gradients accumulate in ``.grad``.
+Source: PyTorch (2026), "Automatic Differentiation Package", "Default gradient layouts": gradients accumulate.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
     """How the gradients of each optimiser fare over several training steps.
 
     Raises:
-        NotApplicable: Lightning sets gradients to zero, or a hook may do so, or no optimiser stepped.
+        NotApplicable: A hook may set gradients to zero, or the training step cannot be run.
     """
     view, module = seen.view, seen.module
     if module.automatic_optimization:
-        return [_overridden(view)]
+        return _overridden(view)
     owners = [module, *seen.trainer.callbacks]
     if any(mentions(getattr(type(owner), name, None), "zero_grad", owner) for owner in owners for name in ELSEWHERE):
         raise NotApplicable("a hook sets gradients to zero, and the training step alone says nothing about it.")
     if not seen.optimizers:
         raise NotApplicable("the run has no optimiser.")
-    batches = view.batches(ENOUGH)
+    batches: list[Any] = view.batches(ENOUGH)
     with view.on_loan(), ExitStack() as hooks:
         watches = [_Watch(optimizer, hooks) for optimizer in seen.optimizers]
         _lend(module, watches)
@@ -75,12 +75,12 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
     return [Kept(watch.steps, watch.kept, watch.growth) for watch in watches]
 
 
-def _overridden(view: View) -> Kept:
-    """Whether ``optimizer_zero_grad``, where the module overrides it, ever clears gradients."""
+def _overridden(view: View) -> list[Kept]:
+    """Whether ``optimizer_zero_grad`` ever clears gradients, where the module overrides it; else Lightning does."""
     module = view.module
     base = namespace_of(module).LightningModule.optimizer_zero_grad
     if type(module).optimizer_zero_grad is base:
-        raise NotApplicable("Lightning sets gradients to zero before each step.")
+        return []
     with view.on_loan():
         for optimizer in view.trainer.optimizers:
             for run in range(RUNS):
@@ -89,8 +89,8 @@ def _overridden(view: View) -> Kept:
                     parameter.grad = torch.ones_like(parameter)
                 module.optimizer_zero_grad(0, run, optimizer)
                 if all(_is_clear(parameter) for parameter in parameters):
-                    return Kept(ENOUGH, 0)
-    return Kept(ENOUGH, ENOUGH - 1)
+                    return [Kept(ENOUGH, 0)]
+    return [Kept(ENOUGH, ENOUGH - 1)]
 
 
 def _is_clear(parameter: Tensor) -> bool:
@@ -124,7 +124,7 @@ class _Watch:
         self._first = 0.0
         self._met_nothing = self._met_something = False
         for parameter in self.parameters:
-            hooks.callback(parameter.register_hook(partial(self._arrived, parameter)).remove)
+            hooks.callback(parameter.register_hook(partial(self._arrived, parameter)).remove)  # type: ignore[no-untyped-call]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
@@ -163,7 +163,8 @@ def judge(ranks: Sequence[list[Kept]]) -> list[Finding]:
         evidence = {"steps": seen.steps, "kept": seen.kept, "growth": seen.growth}
         if seen.steps >= ENOUGH and seen.kept >= seen.steps - 1:
             message = (
-                f"{which} never starts from cleared gradients: in {seen.kept} of {seen.steps - 1} steps they were added to "
+                f"{which} never starts from cleared gradients: in {seen.kept} of {seen.steps - 1} steps they were "
+                f"added to "
                 f"those of the steps before, and their norm came to {seen.growth:.1f} times that of the first."
             )
             advice = "Call optimizer.zero_grad() before each backward, or after each step."

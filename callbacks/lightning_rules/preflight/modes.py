@@ -15,9 +15,10 @@ from lightning_rules.audit import Part
 from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.namespace import namespace_of
+from lightning_rules.preflight.hidden_parts import named_parts, sensitive
 from lightning_rules.preflight.mentions import mentions
 from lightning_rules.preflight.model_seen import ModelSeen
-from lightning_rules.preflight.step_facts import LayerMode, facts_of, named_parts, sensitive
+from lightning_rules.preflight.step_facts import LayerMode, facts_of
 from lightning_rules.rule import attempt
 
 TRAINING = "evaluation-mode-in-training"
@@ -58,7 +59,7 @@ def _validated(seen: ModelSeen) -> dict[str, bool]:
     def hook(name: str, part: Any, inputs: Any) -> None:
         ran[name] = ran.get(name, False) or part.training
 
-    batch = seen.view.validation_batches(1)[0]
+    batch: Any = seen.view.validation_batches(1)[0]
     parts = [(name, part) for name, part in named_parts(seen.module) if sensitive(part)]
     handles = [part.register_forward_pre_hook(partial(hook, name)) for name, part in parts]
     outer = seen.trainer.model  # DDP's wrapper, whose mode the module's own hooks may set
@@ -98,12 +99,14 @@ def _judge_training(layers: Sequence[LayerMode]) -> list[Finding]:
     if wrong:
         kinds = ", ".join(dict.fromkeys(one.kind for one in wrong))
         message = (
-            f"{len(wrong)} of {len(layers)} layers that matter ({kinds}: {_told([one.name for one in wrong])}) run in "
-            "evaluation mode in the training step, though their parts of the network are trained: dropout is off, and "
+            f"{len(wrong)} of {len(layers)} layers that matter ({kinds}: {_told([one.name for one in wrong])}) run "
+            "in evaluation mode in the training step, though their parts of the network are trained: dropout is "
+            "off, and "
             "batch norm neither normalises by the batch nor learns its statistics."
         )
         advice = (
-            "Call module.train() before fit (Lightning keeps the modes it finds), and no eval() in the training step or its "
+            "Call module.train() before fit (Lightning keeps the modes it finds), and no eval() in the training "
+            "step or its "
             "hooks without train() after it."
         )
         return [Finding(TRAINING, Severity.WARNING, message, advice, evidence)]
@@ -121,11 +124,16 @@ def _judge_validation(seen: ModesSeen) -> list[Finding]:
     if not seen.validation:
         return []
     message = (
-        f"{len(seen.validation)} of {seen.validated} layers that do another thing in training ({_told(seen.validation)}) run "
-        "in training mode in the validation step: its metrics have dropout's noise, and batch norm learns from validation "
+        f"{len(seen.validation)} of {seen.validated} layers that do another thing in training "
+        f"({_told(seen.validation)}) run "
+        "in training mode in the validation step: its metrics have dropout's noise, and batch norm learns from "
+        "validation "
         "data."
     )
-    advice = "Take the train() out of validation_step and its hooks; if the noise is meant (Monte Carlo dropout), ignore this."
+    advice = (
+        "Take the train() out of validation_step and its hooks; if the noise is meant (Monte Carlo dropout), ignore "
+        "this."
+    )
     evidence = {"in_training_mode": len(seen.validation), "layers": seen.validated}
     return [Finding(VALIDATION, Severity.WARNING, message, advice, evidence)]
 

@@ -59,13 +59,13 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
     if lost:
         where = lost[0].name.partition("[")[0]
         message = (
-            f"{_told(lost)} take part in the training step, but stand in a plain container, where no optimiser, no "
-            "checkpoint and no .to(device) finds them: they are never trained."
+            f"never trained, since a plain container hides them from the optimiser, checkpoints and .to(device): "
+            f"{_told(lost)}, with gradients in the training step."
         )
         advice = f"Make `{where}` an nn.ModuleList, nn.ModuleDict or nn.ParameterList."
         yield Finding(HIDDEN, Severity.ERROR, message, advice, _evidence(lost))
     elif hidden:
-        message = f"{_told(hidden)} stand in a plain container: they are in no checkpoint, and .to(device) leaves them."
+        message = f"in a plain container, so in no checkpoint and left behind by .to(device): {_told(hidden)}."
         yield Finding(HIDDEN, Severity.INFO, message, evidence=_evidence(hidden))
 
 
@@ -75,8 +75,9 @@ def _foreign(facts: Facts) -> Iterator[Finding]:
     lost = _lost(facts)
     if idle and lost:
         message = (
-            f"the optimiser holds {len(idle)} tensors that are not the module's and get no gradient, while {_told(lost)} "
-            "of the module get one and are in no optimiser: the optimiser trains another copy of the network."
+            f"the optimiser trains another copy of the network: it holds {len(idle)} tensors that are not the "
+            f"module's and "
+            f"get no gradient, and lacks {_told(lost)} of the module, with gradients."
         )
         advice = (
             "Make the optimiser in configure_optimizers, after the module has all its layers, from self.parameters()."
@@ -98,7 +99,7 @@ def _untrained(facts: Facts) -> Iterator[Finding]:
         return
     everything = sum(one.elements for one in _own(facts) if one.trained)
     message = (
-        f"{_told(lost)} require a gradient and get one, but are in no optimiser: {_elements(lost):,} of {everything:,} "
+        f"in no optimiser, though trainable and with gradients: {_told(lost)}; {_elements(lost):,} of {everything:,} "
         "trainable numbers never move."
     )
     advice = "Give them to an optimiser, or set requires_grad=False where they are frozen on purpose."
@@ -118,8 +119,9 @@ def _detached(facts: Facts) -> Iterator[Finding]:
     if not below or share < BLOCK or facts.fed.get(first, False):
         return
     message = (
-        f"{_told(below)} are computed with gradients on, but no gradient comes back to them: {share:.0%} of what the "
-        "optimiser holds never moves."
+        f"no gradient comes back to {_told(below)}, though these layers ran with gradients on before "
+        f"`{_layer(facts, first)}`, "
+        f"which has one: {share:.0%} of what the optimiser holds never moves."
     )
     advice = "Look for a detach(), .data, .item() or NumPy call between these layers and the next, and take it out."
     severity = Severity.INFO if facts.manual else Severity.WARNING
@@ -134,12 +136,13 @@ def _dead(facts: Facts) -> Iterator[Finding]:
     share = _elements(dead) / max(1, _elements(trained))
     # A zero weight or scale (a branch that starts as nothing) keeps gradients from what is below it, and soon lets go.
     closed = any(one.zero and "bias" not in one.name.rpartition(".")[2] for one in facts.parameters if not one.foreign)
-    message = f"{_told(dead)} get a gradient of exactly zero: {share:.0%} of what the optimiser holds."
+    message = f"a gradient of exactly zero comes to {_told(dead)}: {share:.0%} of what the optimiser holds."
     if share < MOST or closed:
         yield Finding(DEAD, Severity.INFO, message, evidence=_evidence(dead))
         return
     advice = (
-        "Look for units that are off for every example (a bias far below zero before a ReLU, a saturated sigmoid), or a "
+        "Look for units that are off for every example (a bias far below zero before a ReLU, a saturated sigmoid), "
+        "or a "
         "loss that is constant (a clamp, a rounding)."
     )
     yield Finding(DEAD, Severity.WARNING, message, advice, _evidence(dead))
@@ -148,11 +151,11 @@ def _dead(facts: Facts) -> Iterator[Finding]:
 def _remarks(facts: Facts) -> Iterator[Finding]:
     frozen = [one for one in _own(facts) if one.optimised and not one.trained]
     if frozen:
-        message = f"the optimisers hold {_told(frozen)}, which are frozen."
+        message = f"frozen, and yet in an optimiser: {_told(frozen)}."
         yield Finding(FROZEN, Severity.INFO, message, evidence=_evidence(frozen))
     unused = [one for one in _to_train(facts) if one.gradient == "none"]
     if unused:
-        message = f"{_told(unused)} are in an optimiser, and the training step gives them no gradient."
+        message = f"in an optimiser, but without a gradient from the training step: {_told(unused)}."
         yield Finding(UNUSED, Severity.INFO, message, evidence=_evidence(unused))
 
 
@@ -160,6 +163,10 @@ def _all_well(facts: Facts) -> Finding:
     trained = _to_train(facts)
     message = f"the optimisers hold all {len(trained)} parameters that require a gradient, and each gets one."
     return Finding(UNTRAINED, Severity.OK, message, evidence=_evidence(trained))
+
+
+def _layer(facts: Facts, place: int) -> str:
+    return next(one.name for one in facts.parameters if one.ran == place).rpartition(".")[0]
 
 
 def _elements(parameters: Sequence[ParameterSeen]) -> int:

@@ -106,6 +106,18 @@ def inner(scheduler: Any) -> Iterator[Any]:
         yield from inner(one)
 
 
+def written(scheduler: Any) -> str:
+    """A scheduler as one writes it, with those it is made of."""
+    inside = ", ".join(written(one) for one in getattr(scheduler, "_schedulers", ()))
+    return type(scheduler).__name__ + (f"({inside})" if inside else "")
+
+
+def cyclic(scheduler: Any) -> bool:
+    """Whether a scheduler is made to let the rate rise again."""
+    named = any(word in type(scheduler).__name__ for word in ("Restart", "Cyclic"))
+    return named or getattr(scheduler, "cycle_limit", 1) != 1
+
+
 def looks_outside(scheduler: Any) -> bool:
     """Whether a scheduler asks the module or the Trainer for more than how often it was stepped."""
     parts = [value for one in inner(scheduler) for value in (*vars(one).values(), *getattr(one, "lr_lambdas", ()))]

@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
 
 from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.preflight.planned_rates import (
     BEYOND,
     Plan,
-    Rates,
     Stepped,
+    cyclic,
     inner,
     looks_outside,
     plan_of,
     rates_of,
     stepped_of,
     swapped,
+    written,
 )
+from lightning_rules.preflight.plateau import Plateau, judge_plateau
+from lightning_rules.preflight.rate_shape import FALLEN, RISEN, Shape, dead, shape_of
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
 NAME = "schedule-audit"
 SHORT = 20  # steps; a run shorter than this is a trial, and its schedule was made for another
-# Of the peak: at most that much moves next to nothing, here for these shares of the run. A cosine is below 1% for the
-# last 6% of a run, a square for 10%, steps of a tenth at 30 and 60% for 40%, an exponential to 1e-3 for a third.
-NOTHING = ((0.0101, 0.5), (0.00101, 0.25))
 FAR = 1.5  # times the highest rate of the run: a schedule that goes there had more to give
 HELD = 0.9  # of the peak at the end: the schedule has not decayed
 DECAYED = 0.02  # of the peak at the end: it has
-FALLEN, RISEN = 0.1, 0.5  # of the peak: what counts as a fall, and as a rise after it
-GROWING = re.compile(r"(^|_)(acc|accuracy|auc|auroc|f1|precision|recall|iou|miou|dice|map|bleu|psnr|ssim|r2|top1)($|_)")
-SHRINKING = re.compile(r"(^|_)(loss|error|mse|mae|rmse|nll|perplexity|wer|cer)($|_)")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A curve of rates in a few numbers; places are shares of the planned run.
-
-    Attributes:
-        start: Its first rate.
-        peak: Its highest.
-        peak_at: Where that is first reached.
-        end: Its last rate.
-        alive: For each level of NOTHING: how far the run has come when the rate is at last above that share of its
-            peak.
-        rebounds: How often it falls below a tenth of its peak and rises above half of it again.
-        beyond: The highest rate that further steps of the schedulers would lead to.
-        beyond_after: After how many of them.
-        settles: The lowest rate of those.
-        moves: How often the schedulers were stepped in the run.
-        stopped: At which step a scheduler raised; None if none did.
-    """
-
-    start: float
-    peak: float
-    peak_at: float
-    end: float
-    alive: tuple[float, ...]
-    rebounds: int = 0
-    beyond: float = 0.0
-    beyond_after: int = 0
-    settles: float = 0.0
-    moves: int = 0
-    stopped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +59,6 @@ class Schedule:
     failure: str = ""
     cyclic: bool = False
     outside: bool = False
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """A ReduceLROnPlateau, whose curve depends on a metric."""
-
-    monitor: str
-    mode: str
 
 
 class ScheduleAudit(PreflightCheck):
@@ -194,75 +148,28 @@ def _schedule(
         other = shape_of(rates_of(trainer, module, optimizer, swapped(stepped), plan, deadline), plan.steps)
     parts = [one for outer in stepped for one in inner(outer.scheduler)]
     return Schedule(
-        names=" with ".join(_written(one.scheduler) for one in stepped),
+        names=" with ".join(written(one.scheduler) for one in stepped),
         interval=" and ".join(dict.fromkeys(one.interval for one in stepped)),
         frequency=max(one.frequency for one in stepped),
         plan=plan,
         shape=shape,
         other=other,
         failure=rates.failure,
-        cyclic=any(_cyclic(part) for part in parts),
+        cyclic=any(cyclic(part) for part in parts),
         outside=any(looks_outside(one.scheduler) for one in stepped),
     )
-
-
-def _written(scheduler: Any) -> str:
-    inside = ", ".join(_written(one) for one in getattr(scheduler, "_schedulers", ()))
-    return type(scheduler).__name__ + (f"({inside})" if inside else "")
-
-
-def _cyclic(scheduler: Any) -> bool:
-    named = any(word in type(scheduler).__name__ for word in ("Restart", "Cyclic"))
-    return named or getattr(scheduler, "cycle_limit", 1) != 1
-
-
-def shape_of(rates: Rates, steps: int) -> Shape:
-    """A curve in a few numbers; pure.
-
-    Args:
-        rates: What was read.
-        steps: The length of the planned run.
-    """
-    curve, beyond = np.asarray(rates.planned), np.asarray(rates.beyond or [0.0])
-    peak = float(curve.max())
-    return Shape(
-        start=float(curve[0]),
-        peak=peak,
-        peak_at=float(curve.argmax()) / steps,
-        end=float(curve[-1]),
-        alive=tuple(float(np.flatnonzero(curve >= share * peak)[-1] + 1) / steps for share, _ in NOTHING),
-        rebounds=_rebounds(curve / peak) if peak > 0 else 0,
-        beyond=float(beyond.max()),
-        beyond_after=int(beyond.argmax()) + 1,
-        settles=float(beyond.min()),
-        moves=rates.moves,
-        stopped=len(curve) if rates.failure else None,
-    )
-
-
-def _rebounds(curve: Any) -> int:
-    """How often it is above RISEN after it was below FALLEN, having been above RISEN before."""
-    high = np.where(curve >= RISEN, 1, np.where(curve <= FALLEN, -1, 0))
-    turns = high[high != 0]
-    rises = int(((turns[1:] == 1) & (turns[:-1] == -1)).sum())
-    return max(0, rises - int(len(turns) > 0 and turns[0] == -1))
-
-
-def dead(shape: Shape) -> bool:
-    """Whether the rate is next to nothing for much of the run."""
-    return any(alive < 1 - share for alive, (_, share) in zip(shape.alive, NOTHING, strict=True))
 
 
 def judge(seen: Schedule | Plateau) -> Finding:
     """Findings on one schedule; pure."""
     if isinstance(seen, Plateau):
-        return judge_plateau(seen)
+        return judge_plateau(NAME, seen)
     for judged in (_judge_broken, _judge_warm_up, _judge_early_end, _judge_up_and_down, _judge_too_slow):
         finding = judged(seen)
         if finding is not None:
             return finding
     shape = seen.shape
-    if shape.moves == 0 or shape.peak == shape.end == shape.start:
+    if shape.lowest == shape.peak:
         return _finding(seen, Severity.INFO, f"holds the rate at {shape.end:.3g} throughout the run.")
     if shape.end >= RISEN * shape.peak and shape.settles <= FALLEN * shape.peak and not seen.cyclic:
         message = f"ends at {_percent(shape.end / shape.peak)} of its peak: the run is over before the schedule is."
@@ -276,7 +183,7 @@ def _judge_broken(seen: Schedule) -> Finding | None:
         message = f"stops the run at step {shape.stopped} of {seen.plan.steps} with {seen.failure.rstrip('.')}."
         advice = f"Make the schedule as long as the run: {seen.plan.steps} steps, or {seen.plan.epochs} epochs."
         return _finding(seen, Severity.ERROR, message, advice)
-    if seen.outside and shape.peak == shape.end == shape.start:
+    if seen.outside and shape.lowest == shape.peak:
         return _finding(
             seen, Severity.INFO, "asks the module or the Trainer for its rate, and cannot be read beforehand."
         )
@@ -324,7 +231,8 @@ def _judge_early_end(seen: Schedule) -> Finding | None:
     if seen.interval == "step" and seen.other is not None and not dead(seen.other) and seen.plan.steps_per_epoch > 1:
         return _wrong_interval(seen, message)
     advice = (
-        "Decay more slowly, so that the rate is small only near the end of the run; start from a constant rate and tune "
+        "Decay more slowly, so that the rate is small only near the end of the run; start from a constant rate and "
+        "tune "
         "the decay last."
     )
     return _finding(seen, Severity.WARNING, message, advice)
@@ -334,7 +242,10 @@ def _judge_up_and_down(seen: Schedule) -> Finding | None:
     shape, other = seen.shape, seen.other
     if seen.cyclic or not shape.rebounds:
         return None
-    times = f"rises again {shape.rebounds} times after it has decayed, and ends at {_percent(shape.end / shape.peak)} of its peak."
+    times = (
+        f"rises again {shape.rebounds} times after it has decayed, and ends at {_percent(shape.end / shape.peak)} "
+        f"of its peak."
+    )
     if seen.interval == "step" and other is not None and _fits(other):
         return _wrong_interval(seen, times)
     if "CosineAnnealingLR" in seen.names and shape.end >= RISEN * shape.peak:
@@ -365,22 +276,9 @@ def _wrong_interval(seen: Schedule, message: str) -> Finding:
     return _finding(seen, Severity.WARNING, message, advice)
 
 
-def judge_plateau(seen: Plateau) -> Finding:
-    """Whether it waits for the metric to go where it should go; pure."""
-    words = re.sub(r"[^a-z0-9]+", "_", seen.monitor.lower())
-    grows, shrinks = bool(GROWING.search(words)), bool(SHRINKING.search(words))
-    what = f"ReduceLROnPlateau of {seen.monitor!r} with mode={seen.mode!r}"
-    evidence = {"monitor": seen.monitor, "mode": seen.mode}
-    if grows != shrinks and seen.mode != ("max" if grows else "min"):
-        right = "max" if grows else "min"
-        message = f"{what} lowers the rate while the metric gets better."
-        return Finding(NAME, Severity.WARNING, message, f"Set mode={right!r}.", evidence)
-    return Finding(NAME, Severity.INFO, f"{what} cannot be read beforehand.", evidence=evidence)
-
-
 def _finding(seen: Schedule, severity: Severity, message: str, advice: str = "") -> Finding:
     shape = seen.shape
-    evidence = {
+    evidence: dict[str, float | int | str | bool | None] = {
         "interval": seen.interval,
         "steps": seen.plan.steps,
         "epochs": seen.plan.epochs,

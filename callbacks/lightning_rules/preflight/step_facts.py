@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_rules.preflight.hidden_parts import contained, named_parts, sensitive
 from lightning_rules.preflight.mentions import mentions
 from lightning_rules.preflight.model_seen import ModelSeen
 from lightning_rules.rule import NotApplicable
@@ -20,8 +21,6 @@ from lightning_rules.view import View
 
 Gradient = Literal["none", "zero", "some", "not finite"]
 TRIES = 5  # steps at most, of other batches and batch indices, before a parameter counts as without gradient
-DEPTH = 3  # of containers in containers that may hold layers
-KEPT_BY_TORCH = {"_parameters", "_buffers", "_modules", "_trainer", "_fabric"}
 _facts: WeakKeyDictionary[Any, Facts] = WeakKeyDictionary()
 
 
@@ -116,13 +115,18 @@ def facts_of(seen: ModelSeen) -> Facts:
 
 def _read(seen: ModelSeen) -> Facts:
     facts = read_step(seen.view, seen.batch, 0)
-    if any(one.optimised and one.trained and one.gradient in ("none", "zero") for one in facts.parameters):
-        batches = seen.view.batches(TRIES)
+    if any(_doubtful(one) for one in facts.parameters):
+        batches: list[Any] = seen.view.batches(TRIES)
         for index in range(1, TRIES):
             facts = _merged(facts, read_step(seen.view, batches[index % len(batches)], index))
     if all(one.gradient == "none" for one in facts.parameters):
         raise NotApplicable("the training step gives no parameter a gradient that can be seen from outside.")
     return facts
+
+
+def _doubtful(one: ParameterSeen) -> bool:
+    """Whether a layer ran, and its parameter might well get a gradient in another step."""
+    return one.optimised and one.trained and (one.gradient == "zero" or (one.gradient == "none" and one.linked))
 
 
 def _merged(one: Facts, other: Facts) -> Facts:
@@ -187,41 +191,6 @@ class _Run:
     fed: bool = False
 
 
-def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All submodules by name, those in plain containers too: ``"net.layers[0]"``; each once."""
-    known = set(module.modules())
-    yield from module.named_modules()
-    waiting = list(module.named_modules())
-    while waiting:
-        name, part = waiting.pop()
-        for inside, value in _contained(part):
-            if isinstance(value, nn.Module) and value not in known:
-                found = [
-                    (f"{name}.{inside}".lstrip(".") + (f".{below}" if below else ""), one)
-                    for below, one in value.named_modules()
-                ]
-                fresh = [(path, one) for path, one in found if one not in known]
-                known.update(one for _, one in fresh)
-                waiting += fresh
-                yield from fresh
-
-
-def _contained(part: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What stands in the plain containers of a module, with its place in them."""
-    for name, value in vars(part).items():
-        if name not in KEPT_BY_TORCH and isinstance(value, (list, tuple, set, dict)):
-            yield from _unpacked(name, value, DEPTH)
-
-
-def _unpacked(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) <= 1000:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _unpacked(f"{name}[{key!r}]", item, depth - 1)
-    else:
-        yield name, value
-
-
 def _places(view: View) -> Iterator[_Place]:
     """Every parameter of the module, of what it hides, and of the optimisers, once."""
     held = {
@@ -231,7 +200,7 @@ def _places(view: View) -> Iterator[_Place]:
     met: set[int] = set()
     for path, part in named_parts(view.module):
         own = [(name, value) for name, value in part._parameters.items() if value is not None]
-        own += [(name, value) for name, value in _contained(part) if isinstance(value, nn.Parameter)]
+        own += [(name, value) for name, value in contained(part) if isinstance(value, nn.Parameter)]
         for name, parameter in own:
             if id(parameter) not in met:
                 met.add(id(parameter))
@@ -313,16 +282,3 @@ def _modes(view: View, parts: dict[str, nn.Module], runs: dict[nn.Module, _Run])
             trained = any(one.requires_grad and id(one) in held for one in above.parameters())
             run = runs[part]
             yield LayerMode(name, type(part).__name__, run.training, run.evaluation, not above.training, trained)
-
-
-def sensitive(part: nn.Module) -> bool:
-    """Whether a layer, by its settings, does another thing in training than in evaluation."""
-    if isinstance(part, nn.modules.batchnorm._BatchNorm):
-        return part.track_running_stats
-    if isinstance(part, nn.modules.dropout._DropoutNd):
-        return part.p > 0
-    return any(float(getattr(part, name, 0) or 0) > 0 for name in ("dropout", "drop_prob") if _is_number(part, name))
-
-
-def _is_number(part: nn.Module, name: str) -> bool:
-    return isinstance(getattr(part, name, None), (int, float))

@@ -13,8 +13,8 @@ from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.view import View
 
 NAME = "step-size"
-# Pairs of what one step changes the weights by, as a share of their size, and what the loss then climbs to, in multiples
-# of where it began: on 25 healthy configurations, three seeds each, at most 0.43 and 2.4, and never both.
+# Pairs of what one step changes the weights by, as a share of their size, and what the loss climbs to, in multiples of
+# where it began: on 25 healthy configurations, three seeds each, at most 0.43 and 2.4, and never both.
 GROSS = ((0.3, 5.0), (0.8, 1.5), (2.0, 0.0))
 UNDONE, MOVING = 3.0, 0.05  # a trial that ends at this multiple of where it began, in steps of at least that size
 # Shares of the loss and of the weights that the whole run could change. Healthy runs of 100 steps or more: from 0.5.
@@ -62,7 +62,8 @@ class StepSize(PreflightCheck):
 
     name = NAME
     source = (
-        'Goodfellow, Bengio and Courville (2016), "Deep Learning", sections 11.4.1 (learning rate) and 11.5 (updates of '
+        'Goodfellow, Bengio and Courville (2016), "Deep Learning", sections 11.4.1 (learning rate) and 11.5 '
+        "(updates of "
         "about 1%)"
     )
 
@@ -89,6 +90,8 @@ def judge(trial: Trial) -> Finding:
     if trial.broken:
         message = f"the {trial.broken} is not finite before the first step, so that the rate cannot be judged."
         return _finding(trial, Severity.INFO, message)
+    if not trial.moved:
+        return _finding(trial, Severity.INFO, "the optimiser moves none of its parameters, whatever its rate.")
     high = _too_high(trial)
     if high:
         severity = Severity.WARNING if math.isfinite(trial.losses[-1]) else Severity.ERROR
@@ -101,8 +104,10 @@ def judge(trial: Trial) -> Finding:
     reach = _reach(trial)
     if reach is not None and reach[0] < LITTLE and reach[1] < STILL:
         message = (
-            f"a learning rate of {trial.rate:.3g} is too low: the whole run ({trial.planned:.0f} steps at that rate) can "
-            f"lower the loss of {trial.start:.3g} by {reach[0]:.2g} of it, and move the weights by {reach[1]:.2g} of their "
+            f"a learning rate of {trial.rate:.3g} is too low: the whole run ({trial.planned:.0f} steps at that "
+            f"rate) can "
+            f"lower the loss of {trial.start:.3g} by {reach[0]:.2g} of it, and move the weights by {reach[1]:.2g} "
+            f"of their "
             "size."
         )
         advice = "Raise the learning rate, by a factor of 100 or so; look whether the loss is scaled down on the way."

@@ -22,6 +22,7 @@ from lightning_rules.view import View
 
 STEPS = 30
 FEWEST = 10
+SHORT = 20  # steps: a run shorter than that is no training
 LONGEST = 150  # steps, where the first went wrong: a healthy start recovers
 BYTES = 256 * 2**20  # of batches that are held
 SHARE = 0.3  # of the time that is left: how long reading batches may take, and the trial itself
@@ -85,9 +86,13 @@ def try_steps(view: View, deadline: Deadline) -> Trial:
         OutOfTime: Ten steps do not fit into the time that is left.
     """
     trial = TrialRuns(view.trainer, view.module, alone=True)
+    if isinstance(trial.optimizer, torch.optim.LBFGS):
+        raise NotApplicable("LBFGS finds the size of its steps by several passes over one batch.")
     if view.trainer.world_size > 1 and trial.acting_rules() and _recurrent(view.module):
         raise NotApplicable("under DDP the trial leaves out clipping by rules, which a recurrent network needs.")
     curve, planned = _planned(view, trial, deadline)
+    if view.trainer.fast_dev_run or (planned is not None and planned < SHORT):
+        raise NotApplicable(f"the run has fewer than {SHORT} steps, and is a trial itself.")
     batches = _held(view, deadline)
     moves = _Moves(trial.optimizer)
     losses = _run(trial, batches, curve, moves, deadline)
@@ -158,9 +163,9 @@ def _planned(view: View, trial: TrialRuns, deadline: Deadline) -> tuple[list[flo
 def _held(view: View, deadline: Deadline) -> list[Any]:
     """The first batches, as many as fit into memory and time."""
     begun = time.monotonic()
-    first = view.batches(1)
+    first: list[Any] = view.batches(1)
     took = time.monotonic() - begun
-    size = sum(part.numel() * part.element_size() for _, part in leaves(first[0]))
+    size = sum(int(part.nbytes) for _, part in leaves(first[0]))
     count = min(STEPS * view.trainer.accumulate_grad_batches, BYTES // max(1, size))
     if math.isfinite(deadline.left):
         count = min(count, int(SHARE * deadline.left / max(took, 1e-6)))
