@@ -20,6 +20,9 @@ from lightning_rules.optimise.gradient_clipping import GradientClipping
 from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
+from lightning_rules.preflight.batch_independence import BatchIndependence
+from lightning_rules.preflight.input_independent_baseline import InputIndependentBaseline
+from lightning_rules.preflight.overfit_one_batch import OverfitOneBatch
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
@@ -33,6 +36,7 @@ from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "BatchIndependence",
     "Cascade",
     "Distillation",
     "Ensemble",
@@ -42,6 +46,7 @@ __all__ = [
     "FreezeBySize",
     "GitTagCheckpoint",
     "GradientClipping",
+    "InputIndependentBaseline",
     "LRFinder",
     "LargestBatchSize",
     "LastLayerBiasInit",
@@ -49,6 +54,7 @@ __all__ = [
     "MaxNorm",
     "MomentumSchedule",
     "MovingAverage",
+    "OverfitOneBatch",
     "RecurrentInit",
     "Report",
     "Rule",
