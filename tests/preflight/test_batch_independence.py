@@ -103,7 +103,7 @@ class Before(nn.Module):
 
 TWINS: dict[str, Any] = {
     "mlp": (lambda: Net(F.relu), None),
-    "batch-norm": (lambda: nn.Sequential(nn.Linear(64, 13), nn.BatchNorm1d(13), nn.Dropout(0.5), nn.Linear(13, 10)), None),
+    "batch-norm": (lambda: nn.Sequential(nn.Linear(64, 13), nn.BatchNorm1d(13), nn.Dropout(), nn.Linear(13, 10)), None),
     "batch-first": (lambda: Reader(True), None),
     "time-major": (lambda: TimeMajor(False), None),
     "by-hand": (lambda: Net(F.relu), lambda o, t: -o.log_softmax(1).gather(1, t[:, None]).mean()),
@@ -122,7 +122,7 @@ def test_fires_on_a_planted_bug(bug: str, found: Any, plain: Any, digits: Any) -
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize("batch", [32, 13, 64])
+@pytest.mark.parametrize("batch", [13, 64])
 def test_silent_on_healthy_twins(twin: str, batch: int, found: Any, plain: Any, digits: Any) -> None:
     net, loss = TWINS[twin]
     (finding,) = found(BatchIndependence(), plain(net(), loss or F.cross_entropy), digits, batch=batch)

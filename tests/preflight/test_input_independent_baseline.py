@@ -39,7 +39,11 @@ UNSEEN = replace(SEEING, real=[2.3, 2.2, 2.1], blind=[2.3, 2.2, 2.1], held_real=
         (SEEING, Severity.OK, "1.5 with real inputs, 2.3 with zeroed ones"),
         (UNDECIDED, Severity.INFO, "undecided"),
         (UNSEEN, Severity.ERROR, "does not see its inputs"),
-        (replace(UNSEEN, real=[1.0] * 3, blind=[1.0] * 3, held_real=[[1.0] * 4] * 2), Severity.INFO, "undecided"),
+        (
+            replace(UNSEEN, real=[1.0] * 3, blind=[1.0] * 3, held_real=[[1.0] * 4] * 2, held_blind=[[1.0] * 4]),
+            Severity.INFO,
+            "undecided",
+        ),
         (replace(UNSEEN, real=[2.3, 2.2, 2.101]), Severity.INFO, "undecided"),
         (BY_HEART, Severity.WARNING, "learned by heart"),
         (replace(BY_HEART, supervised=False), Severity.INFO, "undecided"),

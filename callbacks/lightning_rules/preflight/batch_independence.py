@@ -26,7 +26,7 @@ class BatchIndependence(PreflightCheck):
         depends on the company an example is in.
 
     What it does: Runs ``training_step`` in evaluation mode on up to 13 examples, then twice more with the inputs of
-        every other one overwritten, each time with the same random numbers, and compares the outputs of the rows
+        one half of them overwritten, then of the other, each time with the same random numbers, and compares the outputs of the rows
         that were left alone: what the loss function is given, if it is compared with labels of the batch, else what the
         outermost modules return. Every dimension that may count examples is tried, and the one with the least
         dependence counts. Hooks tell in which module rows mix first.

@@ -15,7 +15,7 @@ from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.view import View
 
 NAME = "overfit-one-batch"
-FITTED = 0.25  # of the distance from the constant's loss to the floor
+FITTED = 0.15  # of the distance from the constant's loss to the floor
 NOTHING = 0.97
 PARTIAL = 0.1  # share of frozen weights from which the floor is unknown
 SAME = 0.02  # of the loss: as good as without inputs
@@ -40,7 +40,7 @@ class OverfitOneBatch(PreflightCheck):
         most. Last it looks for dropout that stays on in evaluation mode. All of it is undone.
 
     Fires when: The training ends at a plateau no lower than 97% of the way from the floor to the constant's loss, or
-        the loss function's value rises while what the step returns falls (error); it ends above 25% of that way
+        the loss function's value rises while what the step returns falls (error); it ends above 15% of that way
         (warning), where the network has two trained layers or more and at least five weights a target. With over 10%
         of the weights frozen, or many targets an example, only no progress speaks, and as a warning. Where the loss
         is not one of torch's, or a sum, two things speak: it does not fall at all (warning), or it falls no lower
