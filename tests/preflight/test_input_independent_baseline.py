@@ -31,6 +31,7 @@ SEEING = Pair(
 UNDECIDED = replace(SEEING, held_real=[BLIND, [1.2, 3.4, 1.1, 3.3]])
 BY_HEART = replace(SEEING, real=[2.3, 0.1, 0.1, 0.1, 0.1, 0.1], held_real=[BLIND, [loss + 0.5 for loss in BLIND]])
 UNSEEN = replace(SEEING, real=[2.3, 2.2, 2.1], blind=[2.3, 2.2, 2.1], held_real=[BLIND, BLIND])
+STILL = replace(UNSEEN, real=[1.0] * 3, blind=[1.0] * 3, held_real=[[1.0] * 4] * 2, held_blind=[[1.0] * 4])
 
 
 @pytest.mark.parametrize(

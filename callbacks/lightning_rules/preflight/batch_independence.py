@@ -26,8 +26,8 @@ class BatchIndependence(PreflightCheck):
         depends on the company an example is in.
 
     What it does: Runs ``training_step`` in evaluation mode on up to 13 examples, then twice more with the inputs of
-        one half of them overwritten, then of the other, each time with the same random numbers, and compares the outputs of the rows
-        that were left alone: what the loss function is given, if it is compared with labels of the batch, else what the
+        one half of them overwritten, then of the other, each time with the same random numbers, and compares the
+        outputs of the rows that were left alone: what the loss function is given, if it is compared with labels of the batch, else what the
         outermost modules return. Every dimension that may count examples is tried, and the one with the least
         dependence counts. Hooks tell in which module rows mix first.
 
@@ -72,10 +72,12 @@ class BatchIndependence(PreflightCheck):
         tried = [attempt(partial(rows_mixed, view, batch, dim)) for dim in dims]
         seen = [found for found, _ in tried if found is not None]
         if not seen:
-            raise NotApplicable(tried[0][1].removeprefix(NotApplicable.prefix))
+            said = tried[0][1].removeprefix(NotApplicable.prefix)
+            failed = said.startswith("the measurement failed")
+            raise NotApplicable("training_step does not run on some examples of a batch alone." if failed else said)
         rows = min(seen, key=lambda found: max(mixing.untouched for mixing in found))
-        times = later_seen(view, batch, 1 - dims[0]) if self.time_steps else []
-        return rows, times
+        times = attempt(partial(later_seen, view, batch, 1 - dims[0]))[0] if self.time_steps else None
+        return rows, times or []
 
     def judge(self, ranks: Sequence[tuple[list[Mixing], list[Mixing]]]) -> Iterable[Finding]:
         """One verdict on rows, one on times."""

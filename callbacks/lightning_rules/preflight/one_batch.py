@@ -23,6 +23,7 @@ from lightning_rules.view import View
 
 EXAMPLES = 16
 LEARNED = 0.08  # of the distance from the constant's loss to the floor
+NOTHING_TO_LEARN = 1e-6  # the loss of a constant
 LEAST_STEPS = 30  # for which there must be time
 
 
@@ -205,6 +206,8 @@ def _goal(yardsticks: Yardsticks | None, start: float) -> float:
     """The loss at which a batch counts as learned."""
     if yardsticks is None:
         return 0.05 * start if start > 0 else -math.inf
+    if yardsticks.constant <= NOTHING_TO_LEARN:
+        return math.inf
     return yardsticks.floor + LEARNED * (yardsticks.constant - yardsticks.floor)
 
 
