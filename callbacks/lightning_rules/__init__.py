@@ -22,7 +22,10 @@ from lightning_rules.optimise.gradient_clipping import GradientClipping
 from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
+from lightning_rules.preflight.batch_independence import BatchIndependence
+from lightning_rules.preflight.input_independent_baseline import InputIndependentBaseline
 from lightning_rules.preflight.model_audit import ModelAudit
+from lightning_rules.preflight.overfit_one_batch import OverfitOneBatch
 from lightning_rules.preflight.schedule_audit import ScheduleAudit
 from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.recommended import recommended
@@ -38,6 +41,7 @@ from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "BatchIndependence",
     "Cascade",
     "DataAudit",
     "Distillation",
@@ -48,6 +52,7 @@ __all__ = [
     "FreezeBySize",
     "GitTagCheckpoint",
     "GradientClipping",
+    "InputIndependentBaseline",
     "LRFinder",
     "LabelSuspects",
     "LargestBatchSize",
@@ -57,6 +62,7 @@ __all__ = [
     "ModelAudit",
     "MomentumSchedule",
     "MovingAverage",
+    "OverfitOneBatch",
     "RecurrentInit",
     "Report",
     "Rule",

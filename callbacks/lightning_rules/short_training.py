@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,18 @@ from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
 
-def train(view: View, lent: list[Tensor], batches: Sequence[Any], optimizer: torch.optim.Optimizer) -> Iterator[float]:
+class Stepping(Protocol):
+    """What a short training needs of an optimiser."""
+
+    @property
+    def param_groups(self) -> Any:
+        """Groups of parameters, as torch's optimisers have them."""
+
+    def step(self) -> Any:
+        """Move the parameters by their gradients."""
+
+
+def train(view: View, lent: list[Tensor], batches: Sequence[Any], optimizer: Stepping) -> Iterator[float]:
     """Train on these batches, in turns and without end, with this optimiser.
 
     The training step is the user's, in the modes its submodules are in; callbacks, schedulers, clipping and logging

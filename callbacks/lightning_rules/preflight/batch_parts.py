@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,29 +52,6 @@ def examples_in(batch: Any) -> int:
     return int(sizes.pop())
 
 
-def first_examples(batch: Any, count: int) -> Any:
-    """The first examples of a batch.
-
-    Args:
-        batch: A batch on the host.
-        count: How many examples at most.
-
-    Returns:
-        A smaller batch, or the same where it is no larger, or where it is unknown what an example is.
-    """
-    try:
-        size = examples_in(batch)
-    except NotApplicable:
-        return batch
-    if size <= count:
-        return batch
-
-    def cut(part: Any) -> Any:
-        return part[:count] if isinstance(part, Tensor) and part.dim() > 0 else part
-
-    return mapped(batch, cut)
-
-
 def input_leaves(view: View, batch: Any) -> list[Tensor]:
     """The tensors of a batch that enter the network.
 
@@ -92,3 +70,15 @@ def with_inputs(batch: Any, inputs: list[Tensor], change: Callable[[Tensor], Ten
     """A batch in which each of these tensors is replaced by what ``change`` makes of it."""
     wanted = {id(leaf) for leaf in inputs}
     return mapped(batch, lambda part: change(part) if id(part) in wanted else part)
+
+
+def seconds_of(view: View, batch: Any) -> float:
+    """How long one training step's forward pass takes.
+
+    Raises:
+        NotApplicable: The step cannot be run.
+    """
+    before = time.monotonic()
+    with view.step(batch):
+        pass
+    return time.monotonic() - before

@@ -51,7 +51,7 @@ class RampedAdam(torch.optim.Adam):
         self.peak, self.steps, self.usual = lr, 0, math.inf
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update the parameters; an update that is not finite is left out."""
         self.steps += 1
         with_gradient = [p for group in self.param_groups for p in group["params"] if p.grad is not None]

@@ -21,7 +21,38 @@ ENOUGH = 150  # examples, below which nothing is said of labels without signal
 
 
 class InputIndependentBaseline(PreflightCheck):
-    """TODO."""
+    """Real inputs do better than none.
+
+    Why: A network that ignores its inputs still lowers its loss, to that of the labels' prior, and looks as if it
+        learned. Only the comparison with the same training without inputs tells the two apart.
+
+    What it does: Divides up to ten batches of at most 32 examples into three quarters to train on and one to hold out.
+        Trains with Adam of its own at 0.005, from the same start, once on inputs that are zeroed (token ids: given to
+        other examples), once on real ones, until these do better on the held-out examples by more than three standard
+        errors of the paired differences, or for twelve passes. All of it is undone.
+
+    Fires when: Both trainings give the same losses at each step, to 1e-5, although the loss moves: the network does
+        not see its inputs (error). The loss of at least 150 training examples falls below 60% of the blind
+        training's, and yet a gain of 3% on the held-out ones is excluded, by three standard errors after each pass:
+        labels were learned by heart that inputs do not tell (warning). Everything between is undecided (information):
+        hard data, few steps.
+
+    Under DDP: Each rank trains by itself on batches of its own, outside the process group; held-out losses of all
+        ranks are judged together. Sharded strategies (FSDP, DeepSpeed): does not apply.
+
+    Cost: 20 training steps on 24 examples where the inputs tell something, up to 130 where they do not: 0.3 s for a
+        small network, 1 s for timm's ``test_resnet`` at 32x32 on one core. No trace is left.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[InputIndependentBaseline(budget=None)], logger=False)
+
+    Source: Karpathy (2019), "A Recipe for Training Neural Networks", step 2, "input-independent baseline".
+
+    Args:
+        budget: Seconds that the pre-flight checks of a run may take together; None for no limit.
+        on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
+    """
 
     name = NAME
     source = 'Karpathy (2019), "A Recipe for Training Neural Networks", step 2, "input-independent baseline"'
@@ -70,7 +101,8 @@ def judge_pair(pair: Pair) -> Finding:
         "steps": len(pair.real),
         "examples": pair.examples,
     }
-    told = f"After {len(pair.real)} steps the held-out loss is {real:.3g} with real inputs, {zero:.3g} with {pair.how} ones"
+    with_real = f"After {len(pair.real)} steps the held-out loss is {real:.3g} with real inputs"
+    told = f"{with_real}, {zero:.3g} with {pair.how} ones"
     if not all(map(math.isfinite, (real, zero, gain))):
         return Finding(NAME, Severity.INFO, f"{told}; they are not to be compared.", "", evidence)
     if is_same(pair):
@@ -91,7 +123,9 @@ def judge_pair(pair: Pair) -> Finding:
             f"{told}, although the loss on {pair.examples} examples fell to {train:.3g}: labels are learned by heart, "
             "and the inputs tell nothing about those of other examples"
         )
-        advice = "Look at inputs and labels side by side: labels shuffled or shifted against their inputs look like this."
+        advice = (
+            "Look at inputs and labels side by side: labels shuffled or shifted against their inputs look like this."
+        )
         return Finding(NAME, Severity.WARNING, f"{message}.", advice, evidence)
     return Finding(NAME, Severity.INFO, f"{told}: undecided, too few steps to tell.", "", evidence)
 

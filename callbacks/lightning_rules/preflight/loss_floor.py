@@ -82,7 +82,7 @@ def _mass_of_classes(call: LossCall, target: Tensor, weight: Tensor | None) -> T
 
 
 def _floor_of_values(call: LossCall, inputs: Sequence[Tensor]) -> float:
-    """For values only twins keep the loss up: their mean (nearly the best for any loss of values) is all one can say."""
+    """For values only twins keep the loss up: their mean is the best one can say, or nearly so."""
     target = call.target.detach().double().cpu()
     if target.dim() == 0 or target.shape != call.output.shape:
         return 0.0
@@ -93,7 +93,9 @@ def _floor_of_values(call: LossCall, inputs: Sequence[Tensor]) -> float:
 def _shared_by_twins(values: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """Values averaged over the examples whose inputs are equal."""
     count = values.shape[0] if values.dim() > 0 else 0
-    rows = [leaf.detach().cpu().reshape(count, -1) for leaf in inputs if count and leaf.dim() and leaf.shape[0] == count]
+    rows = [
+        leaf.detach().cpu().reshape(count, -1) for leaf in inputs if count and leaf.dim() and leaf.shape[0] == count
+    ]
     if not rows:
         return values
     keys = torch.cat([row.double() for row in rows], 1)

@@ -8,23 +8,63 @@ from typing import Literal
 
 from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.preflight.one_batch import Seen, Yardsticks, measure_one_batch
+from lightning_rules.preflight.one_batch import Seen, measure_one_batch
 from lightning_rules.preflight.own_optimiser import OwnSteps
+from lightning_rules.preflight.yardsticks import Yardsticks
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.view import View
 
 NAME = "overfit-one-batch"
-FITTED = 0.25  # of the distance from the constant's loss to the floor
+FITTED = 0.15  # of the distance from the constant's loss to the floor
 NOTHING = 0.97
 PARTIAL = 0.1  # share of frozen weights from which the floor is unknown
 SAME = 0.02  # of the loss: as good as without inputs
 MOVED = 0.01
-ROSE = 2.0
+ROSE = 1.1  # times the loss at the start
+SPIKE = 3.0
 STILL = 1e-6
 
 
 class OverfitOneBatch(PreflightCheck):
-    """TODO."""
+    """A few examples can be learned by heart.
+
+    Why: A network that works drives the loss of a handful of examples to its floor in some dozens of steps, whatever
+        it will make of the rest. One that cannot has a bug, or too little capacity: a wrong loss, lost inputs,
+        gradients that do not arrive, weights that start all alike. No other single check finds as many.
+
+    What it does: Cuts a batch to 16 examples of as many classes as there are, switches dropout off, and trains on
+        them with Adam of its own at 0.01, then, if need be, at 0.001, until they are learned or nothing moves any
+        more. What was reached is set beside what the best constant output reaches and beside the floor, which is
+        above zero for smoothed or soft labels and for equal inputs with different labels. Then 20 steps are taken on
+        the whole batch with a fresh copy of the run's own optimiser at its highest rate, where that takes 2 s at
+        most. Last it looks for dropout that stays on in evaluation mode. All of it is undone.
+
+    Fires when: The training ends at a plateau no lower than 97% of the way from the floor to the constant's loss, or
+        the loss function's value rises while what the step returns falls (error); it ends above 15% of that way
+        (warning), where the network has two trained layers or more and at least five weights a target. With over 10%
+        of the weights frozen, or many targets an example, only no progress speaks, and as a warning. Where the loss
+        is not one of torch's, or a sum, two things speak: it does not fall at all (warning), or it falls no lower
+        than with zeroed inputs (error). The run's own optimiser leaves a loss that is not finite, that is 10% above
+        the start, or that did not change by one part in a million (warning). ``F.dropout`` inside a forward is on in
+        evaluation mode (warning).
+
+    Under DDP: Each rank trains by itself on a batch of its own, outside the process group; the rank that came
+        furthest is judged, so that all find the same. Sharded strategies (FSDP, DeepSpeed): does not apply.
+
+    Cost: 10 to 60 training steps on 16 examples, up to 430 where they cannot be learned: 0.1 s for a small network,
+        0.5 s for timm's ``test_resnet`` at 32x32 on one core. No trace is left.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[OverfitOneBatch(budget=None)], logger=False)
+
+    Source: Karpathy (2019), "A Recipe for Training Neural Networks", step 2, "overfit one batch"; Goodfellow, Bengio,
+        Courville (2016), Deep Learning, section 11.5.
+
+    Args:
+        budget: Seconds that the pre-flight checks of a run may take together; None for no limit.
+        on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
+    """
 
     name = NAME
     source = (
@@ -153,9 +193,9 @@ def judge_dropout(where: str, rate: float) -> Finding:
     return Finding(
         NAME,
         Severity.WARNING,
-        f"Dropout of {rate:g} is applied in {where or 'the module'} although every module is in evaluation mode, where "
-        "none is expected.",
-        "Pass training=self.training to torch.nn.functional.dropout (or use nn.Dropout), so that eval() switches it off.",
+        f"Dropout of {rate:g} is applied in {where or 'the module'} although every module is in evaluation mode, "
+        "where none is expected.",
+        "Pass training=self.training to F.dropout, or use nn.Dropout, so that eval() switches it off.",
         {"rate": rate},
     )
 
@@ -169,11 +209,13 @@ def judge_own(own: OwnSteps, known: Yardsticks | None) -> Finding | None:
     if not math.isfinite(own.last):
         advice = "Lower the learning rate, or clip gradients."
         return Finding(NAME, Severity.WARNING, f"{what} to a value that is not finite.", advice, evidence)
-    scale = abs(own.start) if known is None else max(abs(own.start), known.constant)
-    if own.start > 0 and own.last > ROSE * scale:
+    ceiling = own.start if known is None else max(own.start, known.constant)
+    spiked = known is not None and own.highest > SPIKE * ceiling and own.last > 0.9 * min(own.start, known.constant)
+    if own.start > 0 and (own.last > ROSE * own.start or spiked):
         advice = "Lower the learning rate; look for maximize=True and for a flipped sign."
-        return Finding(NAME, Severity.WARNING, f"{what} up to {own.last:.3g}, where it should fall.", advice, evidence)
-    if own.steps > 1 and own.moved < STILL:
+        told = f"{what} to {own.last:.3g}, by way of {own.highest:.3g}, where it should fall."
+        return Finding(NAME, Severity.WARNING, told, advice, evidence)
+    if own.steps > 1 and own.start != 0 and own.moved < STILL:
         advice = "Raise the learning rate; look whether the optimiser holds the parameters that the loss depends on."
         message = f"{what} nowhere: it changed by {own.moved:.1e} of itself."
         return Finding(NAME, Severity.WARNING, message, advice, evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import torch
 from torch import nn
 
 from lightning_rules.deadline import Deadline
+from lightning_rules.namespace import namespace_of
+from lightning_rules.preflight.batch_parts import examples_in, seconds_of
 from lightning_rules.rule import NotApplicable
 from lightning_rules.short_training import calm, learned_parameters, train
 from lightning_rules.view import View
 
-STEPS = 30
-RAMP = 10  # steps over which the rate rises, whether or not the run warms up
+STEPS = 20
+LEAST = 8  # examples: fewer say too little about the batches of the run
+SECONDS = 2.0  # that it may take
+RAMP = 6  # steps over which the rate rises, whether or not the run warms up
 LAST = 5
 
 
@@ -30,6 +35,7 @@ class OwnSteps:
         rate: The highest rate of its groups.
         start: What the step returned before.
         last: The least of the last five losses; NaN where one of them was not finite.
+        highest: The highest loss.
         moved: The largest change of the loss, relative to the start.
         steps: How many steps.
     """
@@ -38,17 +44,25 @@ class OwnSteps:
     rate: float
     start: float
     last: float
+    highest: float
     moved: float
     steps: int
 
 
 def own_steps(view: View, batch: Any, deadline: Deadline, quiet: bool) -> OwnSteps:
-    """Train on one batch with a fresh copy of the run's optimiser.
+    """Train on one whole batch, of the size that the rate was chosen for, with a fresh copy of the run's optimiser.
 
     Raises:
         NotApplicable: There are several optimisers, one that needs a closure, or clipping of the module's own.
+        OutOfTime: It would take longer than two seconds, or than what is left.
     """
     learned_parameters(view)
+    if examples_in(batch) < LEAST:
+        raise NotApplicable(f"a batch of {examples_in(batch)} examples is too small.")
+    base = namespace_of(view.module).LightningModule
+    if type(view.module).configure_gradient_clipping is not base.configure_gradient_clipping:
+        raise NotApplicable("the module clips gradients in a way of its own.")
+    deadline.within(SECONDS).require(3 * STEPS * seconds_of(view, batch), f"{STEPS} steps")
     losses: list[float] = []
     with view.on_loan() as lent:
         if quiet:
@@ -56,7 +70,7 @@ def own_steps(view: View, batch: Any, deadline: Deadline, quiet: bool) -> OwnSte
         optimizer = fresh_copy(view)
         peaks = [group["lr"] for group in optimizer.param_groups]
         clipped = _Clipped(optimizer, view.trainer)
-        steps = train(view, lent, [batch], clipped)  # type: ignore[arg-type]
+        steps = train(view, lent, [batch], clipped)
         for number, loss in enumerate(islice(steps, STEPS)):
             losses.append(loss)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -69,6 +83,7 @@ def own_steps(view: View, batch: Any, deadline: Deadline, quiet: bool) -> OwnSte
         rate=max(float(peak) for peak in peaks),
         start=losses[0],
         last=min(last) if all(map(math.isfinite, last)) else math.nan,
+        highest=max(losses),
         moved=max(abs(loss - losses[0]) for loss in losses) / max(abs(losses[0]), 1e-12),
         steps=len(losses),
     )
@@ -84,8 +99,10 @@ def fresh_copy(view: View) -> torch.optim.Optimizer:
     if isinstance(optimizer, torch.optim.LBFGS):
         raise NotApplicable("the optimiser evaluates the loss several times a step.")
     groups = [{**group, "lr": peak_of(group)} for group in optimizer.param_groups]
+    takes = inspect.signature(type(optimizer)).parameters
+    defaults = {name: value for name, value in optimizer.defaults.items() if name in takes}
     try:
-        again: torch.optim.Optimizer = type(optimizer)(groups, **optimizer.defaults)
+        again: torch.optim.Optimizer = type(optimizer)(groups, **defaults)
     except Exception as error:
         raise NotApplicable(f"{type(optimizer).__name__} cannot be made again from its settings.") from error
     return again

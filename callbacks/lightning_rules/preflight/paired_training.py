@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,18 +13,19 @@ from torch import Tensor
 from lightning_rules.batches import leaves
 from lightning_rules.deadline import Deadline
 from lightning_rules.losses import LossCall
-from lightning_rules.preflight.batch_parts import examples_in, mapped
+from lightning_rules.preflight.batch_parts import examples_in, mapped, seconds_of
 from lightning_rules.preflight.fitting import RampedAdam
 from lightning_rules.rule import NotApplicable
 from lightning_rules.short_training import calm, loss_of, parameters_of_one_aim, train
 from lightning_rules.view import View
 
 BATCHES = 10
-EXAMPLES = 48  # of a batch, at most; a quarter of them is held out
+EXAMPLES = 32  # of a batch, at most; a quarter of them is held out
+LEAST_PIECES = 4
 LEAST = 8  # examples of a batch, at least
 RATE = 5e-3
-BLIND_PASSES = 2  # of the training without inputs; enough for what little it can learn
-PASSES = 8  # of the training with inputs, at most
+BLIND_PASSES = 1  # of the training without inputs; enough for what little it can learn
+PASSES = 12  # of the training with inputs, at most
 ERRORS = 3.0  # standard errors
 SEED = 0
 
@@ -64,10 +64,10 @@ def paired_training(view: View, deadline: Deadline) -> Pair:
         NotApplicable: The batches cannot be divided, or the step has no single loss.
         OutOfTime: There is no time for it.
     """
-    batches = view.batches(BATCHES, lambda batch: divided(batch))
+    batches = pieces(view.batches(BATCHES))
     known, held = [part for part, _ in batches], [part for _, part in batches]
     target, supervised = target_of(view, known[0])
-    seconds = _seconds(view, known[0])
+    seconds = seconds_of(view, known[0])
     steps = len(batches) * (2 * BLIND_PASSES + 1)
     deadline.require(4 * steps * seconds, f"a paired training of {steps} steps")
     blinded = [[blind(view, part, target) for part in parts] for parts in (known, held)]
@@ -77,43 +77,58 @@ def paired_training(view: View, deadline: Deadline) -> Pair:
     shuffled = [shuffle(view, part, target) for part in held]
     losses, r_held, s_held = _train(view, known, held, PASSES, best, shuffled, deadline)
     finished = is_clear(r_held, best) or len(losses) >= PASSES * len(known)
-    return Pair(
-        losses, b_losses, r_held, b_held, s_held, supervised, how, sum(map(examples_in, known)), finished
-    )
+    return Pair(losses, b_losses, r_held, b_held, s_held, supervised, how, sum(map(examples_in, known)), finished)
 
 
-def divided(batch: Any) -> tuple[Any, Any]:
-    """A batch as three quarters to train on and one to hold out.
+def pieces(batches: list[Any]) -> list[tuple[Any, Any]]:
+    """Up to ten pairs of examples to train on, three quarters, and to hold out; large batches give several.
 
     Raises:
-        NotApplicable: Its tensors share no first dimension, or it is too small.
+        NotApplicable: The tensors of a batch share no first dimension, or there are too few examples.
     """
-    size = min(examples_in(batch), EXAMPLES)
-    if size < LEAST:
-        raise NotApplicable(f"batches of {size} examples are too small to be divided.")
-    at = size - size // 4
+    wanted = math.ceil(BATCHES / len(batches))
+    found: list[tuple[Any, Any]] = []
+    for batch in batches:
+        size = examples_in(batch)
+        step = min(EXAMPLES, size) if size < 2 * EXAMPLES else max(EXAMPLES, size // wanted)
+        starts = range(0, min(size, wanted * step), max(1, step))
+        spans = [(start, min(start + EXAMPLES, size)) for start in starts]
+        found += [
+            (rows_of(batch, a, b - (b - a) // 4), rows_of(batch, b - (b - a) // 4, b))
+            for a, b in spans
+            if b - a >= LEAST
+        ]
+    if len(found) < LEAST_PIECES:
+        sizes = ", ".join(str(examples_in(batch)) for batch in batches[:LEAST_PIECES])
+        raise NotApplicable(f"batches of {sizes} examples are too few to train on some and to hold out others.")
+    return found[:BATCHES]
 
-    def rows(start: int, stop: int) -> Any:
-        return mapped(batch, lambda part: part[start:stop] if isinstance(part, Tensor) and part.dim() > 0 else part)
 
-    return rows(0, at), rows(at, size)
+def rows_of(batch: Any, start: int, stop: int) -> Any:
+    """Some examples of a batch."""
+    return mapped(batch, lambda part: part[start:stop] if isinstance(part, Tensor) and part.dim() > 0 else part)
 
 
 def target_of(view: View, batch: Any) -> tuple[tuple[Any, ...] | None, bool]:
     """Where in a batch the labels are, and whether the loss was seen to use them."""
+    inputs, target = view.split(batch)
+    given = {id(leaf) for _, leaf in leaves(inputs)}
     with view.step(batch) as step:
         for call in step.calls:
             for path, leaf in leaves(batch):
                 if _same(call, leaf):
+                    if id(leaf) in given:
+                        raise NotApplicable("the loss compares the network's output with its own inputs.")
                     return path, True
-    _, target = view.split(batch)
     ids = {id(leaf) for _, leaf in leaves(target)}
     return next((path for path, leaf in leaves(batch) if id(leaf) in ids), None), False
 
 
 def _same(call: LossCall, leaf: Tensor) -> bool:
     target = call.target.detach().cpu()
-    return leaf.dim() > 0 and leaf.numel() == target.numel() and torch.equal(leaf.flatten().to(target), target.flatten())
+    return (
+        leaf.dim() > 0 and leaf.numel() == target.numel() and torch.equal(leaf.flatten().to(target), target.flatten())
+    )
 
 
 def _others(view: View, batch: Any, target: tuple[Any, ...] | None) -> list[Tensor]:
@@ -142,13 +157,6 @@ def shuffle(view: View, batch: Any, target: tuple[Any, ...] | None) -> Any:
     return mapped(batch, lambda part: part.roll(max(1, len(part) // 2), 0) if id(part) in wanted else part)
 
 
-def _seconds(view: View, batch: Any) -> float:
-    before = time.monotonic()
-    with view.step(batch):
-        pass
-    return time.monotonic() - before
-
-
 def _train(
     view: View,
     batches: list[Any],
@@ -162,7 +170,7 @@ def _train(
     with view.on_loan() as lent:
         torch.manual_seed(SEED)
         calm(view.module)
-        steps = train(view, lent, batches, RampedAdam(parameters_of_one_aim(view), RATE))  # type: ignore[arg-type]
+        steps = train(view, lent, batches, RampedAdam(parameters_of_one_aim(view), RATE))
         losses: list[float] = []
         kept = [_losses(view, lent, held)]
         for _ in range(passes):
