@@ -20,6 +20,9 @@ from lightning_rules.optimise.gradient_clipping import GradientClipping
 from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
+from lightning_rules.preflight.capacity_check import CapacityCheck
+from lightning_rules.preflight.gradient_check import GradientCheck
+from lightning_rules.preflight.random_features import RandomFeatures
 from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
@@ -33,6 +36,7 @@ from lightning_rules.rule import Rule
 
 __all__ = [
     "ActivationScaleInit",
+    "CapacityCheck",
     "Cascade",
     "Distillation",
     "Ensemble",
@@ -41,6 +45,7 @@ __all__ = [
     "Finding",
     "FreezeBySize",
     "GitTagCheckpoint",
+    "GradientCheck",
     "GradientClipping",
     "LRFinder",
     "LargestBatchSize",
@@ -50,6 +55,7 @@ __all__ = [
     "MomentumSchedule",
     "MovingAverage",
     "RecurrentInit",
+    "RandomFeatures",
     "Report",
     "Rule",
     "SeedEverything",

@@ -160,7 +160,9 @@ def _end(runs: Sequence[Sequence[float]], last: int) -> float:
 
 def judge_capacity(ranks: Sequence[CapacitySeen]) -> Finding:
     """Whether the larger network ends lower; pure."""
-    start, here, larger = (np.mean([getattr(seen, name) for seen in ranks], axis=0) for name in ("start", "here", "larger"))
+    start, here, larger = (
+        np.mean([getattr(seen, name) for seen in ranks], axis=0) for name in ("start", "here", "larger")
+    )
     gained = here - larger
     error = float(np.std(gained, ddof=1) / math.sqrt(len(gained)))
     first, small, large, gain = (float(np.mean(values)) for values in (start, here, larger, gained))

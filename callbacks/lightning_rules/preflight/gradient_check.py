@@ -230,7 +230,7 @@ def judge_parameters(ranks: Sequence[GradientSeen], explained: bool) -> Iterator
             advice = "Change it out of place and without .data or no_grad, so that the change is differentiated."
             yield Finding(NAME, Severity.WARNING, message, advice, evidence)
         else:
-            message += f": part of it is held back ({cuts or 'no_grad, or a copy of a value'})."
+            message += f": part of it is held back or passed by hand ({cuts or 'no_grad, or a copy of a value'})."
             advice = "If this is on purpose all is well; if not, take away what cuts the graph."
             yield Finding(NAME, Severity.INFO, message, advice, evidence)
 
@@ -266,9 +266,7 @@ def _worst(parameter: ParameterSeen) -> str:
 
 
 def _slopes(found: Slope) -> str:
-    return (
-        f"{found.analytic:.4g} where central differences give {found.numeric:.4g} (relative error {found.error:.1e})"
-    )
+    return f"{found.analytic:.4g} where central differences give {found.numeric:.4g} (relative error {found.error:.1e})"
 
 
 def _factor(found: Slope) -> str:

@@ -15,7 +15,18 @@ from lightning_rules.losses import Kind, LossCall, seen_losses
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
-RESHAPES = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Alias", "ToCopy", "LogSoftmax", "Sigmoid")
+RESHAPES = (
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Alias",
+    "ToCopy",
+    "LogSoftmax",
+    "Sigmoid",
+)
 LARGEST_SIDE = 32  # pixels: larger images are averaged down for the probe of raw inputs
 LARGEST_INPUT = 4096  # values of an example; more than that are not probed
 

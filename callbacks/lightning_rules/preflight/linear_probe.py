@@ -32,7 +32,9 @@ def probe(kind: Kind, outputs: int, train: tuple[Tensor, Tensor], evaluate: tupl
     features, others = (train[0] - mean) * scale, (evaluate[0] - mean) * scale
     held = torch.arange(len(features)) % HELD_OUT == 0
     first = (features[~held], train[1][~held])
-    tried = [_scores(kind, _fit(kind, outputs, *first, penalty), features[held], train[1][held]) for penalty in PENALTIES]
+    tried = [
+        _scores(kind, _fit(kind, outputs, *first, penalty), features[held], train[1][held]) for penalty in PENALTIES
+    ]
     best = PENALTIES[min(range(len(PENALTIES)), key=lambda place: float(tried[place].mean()))]
     return _scores(kind, _fit(kind, outputs, features, train[1], best), others, evaluate[1])
 

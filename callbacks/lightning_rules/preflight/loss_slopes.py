@@ -131,9 +131,7 @@ def _spread(names: list[str], count: int) -> list[str]:
     return [names[round(place * (len(names) - 1) / (count - 1))] for place in range(count)]
 
 
-def _along(
-    function: LossFunction, name: str, direction: Tensor, gradient: Tensor | None, here: float
-) -> Slope:
+def _along(function: LossFunction, name: str, direction: Tensor, gradient: Tensor | None, here: float) -> Slope:
     analytic = 0.0 if gradient is None else float((gradient * direction).sum())
     return _best(function.along({name: direction}), analytic, here)
 
@@ -225,4 +223,6 @@ def _weighted(weights: Any, calls: list[LossCall]) -> Tensor:
 
 
 def _size(gradients: Any) -> float:
-    return float(sum(float(gradient.to_dense().square().sum()) for gradient in gradients if gradient is not None)) ** 0.5
+    return (
+        float(sum(float(gradient.to_dense().square().sum()) for gradient in gradients if gradient is not None)) ** 0.5
+    )
