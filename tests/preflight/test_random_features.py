@@ -79,7 +79,7 @@ def found(model: Any, *data: Any) -> Finding:
 def test_random_features_are_told(kind: str) -> None:
     finding = found(Model(network(kind)), digits(slice(None, 640)), digits(slice(640, 960)))
     assert finding.severity is Severity.INFO
-    assert "reach accuracy" in finding.message and "on 320 other examples" in finding.message
+    assert "on 320 other examples" in finding.message
     assert finding.evidence["constant"] > 0.8  # errors
     assert finding.evidence["random"] < 0.3
     assert finding.evidence["raw"] < 0.2
@@ -119,7 +119,7 @@ def test_regression_without_validation() -> None:
     net = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
     finding = found(Model(net, F.mse_loss), DataLoader(TensorDataset(inputs, (targets - 152) / 77), 32))
     assert finding.severity is Severity.INFO
-    assert "squared error" in finding.message and "on 110 other examples" in finding.message
+    assert "on 110 other examples" in finding.message
     assert finding.evidence["raw"] < 0.8 * finding.evidence["constant"]
 
 

@@ -127,7 +127,7 @@ class CapacityCheck(PreflightCheck):
         self, view: View, given: Mapping[str, Any], batches: Sequence[Any], deadline: Deadline
     ) -> list[list[float]]:
         """The losses of each seed, step by step, at the better of the rates."""
-        by_rate = []
+        by_rate: list[list[list[float]]] = []
         for rate in RATES:
             runs = []
             for seed in SEEDS:

@@ -201,7 +201,8 @@ def in_double(view: View, lent: list[Tensor], batch: Any) -> Iterator[LossFuncti
 
 def _replace(part: nn.Module, copies: dict[int, Tensor]) -> None:
     """Copies for the tensors of one module; a tensor that stands in several places keeps one copy."""
-    for place in (part._parameters, part._buffers, part.__dict__):
+    places: list[dict[str, Any]] = [part._parameters, part._buffers, part.__dict__]
+    for place in places:
         for name, value in list(place.items()):
             if isinstance(value, Tensor):
                 place[name] = _copy(value, copies)

@@ -142,7 +142,7 @@ def _train(view: View, lent: list[torch.Tensor], batches: list[Any]) -> None:
 
 def judge_step(step: StepSeen) -> Finding:
     """On a first step that is not finite; pure."""
-    evidence = {"loss": step.loss, "parameters": step.count, "operation": step.operation}
+    evidence: dict[str, float | str] = {"loss": step.loss, "parameters": step.count, "operation": step.operation}
     if not abs(step.loss) < float("inf"):
         message = f"The loss of the first training step is {step.loss}."
         advice = "Look for a logarithm of zero, a division by zero or inputs that are not finite."

@@ -103,7 +103,7 @@ class RandomFeatures(PreflightCheck):
 
     def measure(self, view: View, deadline: Deadline) -> ProbeSeen:
         """Probe random features, raw inputs and a constant."""
-        first = view.batches(1)[0]
+        first: Any = view.batches(1)[0]
         batches: list[Any] = view.batches(_count(first, EXAMPLES))
         others = _others(view, first)
         with view.on_loan(), torch.random.fork_rng(devices=[]):
