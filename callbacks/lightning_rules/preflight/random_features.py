@@ -81,7 +81,7 @@ class RandomFeatures(PreflightCheck):
     Under DDP: Each rank probes its own examples, and all tell the sums. Sharded strategies (FSDP, DeepSpeed): does
         not apply.
 
-    Cost: One forward pass of up to 3,072 examples and some convex fits; 4 s for timm's test_resnet on digits, on one
+    Cost: One forward pass of up to 3,072 examples and some convex fits; 3 s for timm's test_resnet on digits, on one
         core. For ``check``, not for each fit. No trace is left.
 
     Example:
