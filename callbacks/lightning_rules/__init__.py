@@ -23,9 +23,12 @@ from lightning_rules.optimise.largest_batch_size import LargestBatchSize
 from lightning_rules.optimise.lr_finder import LRFinder
 from lightning_rules.optimise.momentum_schedule import MomentumSchedule
 from lightning_rules.preflight.batch_independence import BatchIndependence
+from lightning_rules.preflight.capacity_check import CapacityCheck
+from lightning_rules.preflight.gradient_check import GradientCheck
 from lightning_rules.preflight.input_independent_baseline import InputIndependentBaseline
 from lightning_rules.preflight.model_audit import ModelAudit
 from lightning_rules.preflight.overfit_one_batch import OverfitOneBatch
+from lightning_rules.preflight.random_features import RandomFeatures
 from lightning_rules.preflight.schedule_audit import ScheduleAudit
 from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.recommended import recommended
@@ -42,6 +45,7 @@ from lightning_rules.rule import Rule
 __all__ = [
     "ActivationScaleInit",
     "BatchIndependence",
+    "CapacityCheck",
     "Cascade",
     "DataAudit",
     "Distillation",
@@ -51,6 +55,7 @@ __all__ = [
     "Finding",
     "FreezeBySize",
     "GitTagCheckpoint",
+    "GradientCheck",
     "GradientClipping",
     "InputIndependentBaseline",
     "LRFinder",
@@ -63,6 +68,7 @@ __all__ = [
     "MomentumSchedule",
     "MovingAverage",
     "OverfitOneBatch",
+    "RandomFeatures",
     "RecurrentInit",
     "Report",
     "Rule",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_rules.rule import NotApplicable
 from lightning_rules.short_training import loss_of
@@ -21,6 +22,8 @@ NUDGE = 1e-2  # of a tensor's root mean square: off the exact zeros where ReLU h
 TYPICAL = 0.05  # the size of a parameter where the tensor itself, all zeros, does not say
 STRAY = 1e-11  # relative difference of two evaluations at one point, above which the loss is no function of its inputs
 FLOATS = (torch.float32, torch.float64)
+LESS = (torch.float32, torch.float16, torch.bfloat16)
+CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
 class LossFunction:
@@ -59,11 +62,13 @@ class LossFunction:
 
     def gradients(self) -> tuple[float, dict[str, Tensor | None]]:
         """The loss and the gradient of each parameter; None where the graph does not reach it."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
         loss = self.loss()
-        wanted = list(self.parameters.values())
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
-        dense = [gradient.to_dense() if gradient is not None else None for gradient in found]
-        return float(loss.detach()), dict(zip(self.parameters, dense, strict=True))
+        loss.backward()  # type: ignore[no-untyped-call]  # no hook of DDP is on the copies; checkpointing needs this
+        found = {name: parameter.grad for name, parameter in self.parameters.items()}
+        dense = {name: None if gradient is None else gradient.to_dense() for name, gradient in found.items()}
+        return float(loss.detach()), dense
 
     def along(
         self, directions: dict[str, Tensor], value: Callable[[], float] | None = None
@@ -103,8 +108,10 @@ class LossFunction:
         """Check that the loss is a function of its parameters.
 
         Raises:
-            NotApplicable: Two evaluations at one point differ.
+            NotApplicable: Two evaluations at one point differ, or the loss is no double precision number.
         """
+        if self.loss().dtype != torch.float64:
+            raise NotApplicable("training_step computes its loss in less than double precision, whatever it is given.")
         first, second = float(self.loss().detach()), float(self.loss().detach())
         if abs(first - second) > STRAY * max(abs(first), abs(second)):
             raise NotApplicable(
@@ -127,6 +134,23 @@ class LossFunction:
 
     def _copied(self) -> Any:
         return apply_to_collection(self._batch, Tensor, torch.clone)
+
+
+class _StayDouble(TorchFunctionMode):
+    """Code that asks for single or half precision by name gets double precision."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in CASTS:
+            return args[0].double()
+        if func is not Tensor.view and any(value in LESS for value in (*args, *kwargs.values()) if _is_dtype(value)):
+            args = tuple(torch.float64 if _is_dtype(value) and value in LESS else value for value in args)
+            kwargs = {k: torch.float64 if _is_dtype(v) and v in LESS else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, torch.dtype)
 
 
 def size_of(parameter: Tensor) -> float:
@@ -164,7 +188,7 @@ def in_double(view: View, lent: list[Tensor], batch: Any) -> Iterator[LossFuncti
         leaves = {id(value) for value in module.parameters()}
         state = [value for value in copies.values() if id(value) not in leaves]
         torch.set_default_dtype(torch.float64)
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), _StayDouble():
             yield LossFunction(view, lent, batch, parameters, state)
     finally:
         torch.set_default_dtype(default)
@@ -177,7 +201,8 @@ def in_double(view: View, lent: list[Tensor], batch: Any) -> Iterator[LossFuncti
 
 def _replace(part: nn.Module, copies: dict[int, Tensor]) -> None:
     """Copies for the tensors of one module; a tensor that stands in several places keeps one copy."""
-    for place in (part._parameters, part._buffers, part.__dict__):
+    places: list[dict[str, Any]] = [part._parameters, part._buffers, part.__dict__]
+    for place in places:
         for name, value in list(place.items()):
             if isinstance(value, Tensor):
                 place[name] = _copy(value, copies)

@@ -71,8 +71,9 @@ class GradientCheck(PreflightCheck):
     Under DDP: Each rank compares on its own batch, outside the process group; what one rank finds, all say. Sharded
         strategies (FSDP, DeepSpeed): does not apply.
 
-    Cost: About 300 forward passes of one batch in double precision; 4 s for timm's test_resnet on digits, batch 32, on
-        one core. For ``check``, not for each fit. No trace is left.
+    Cost: About 150 forward passes of one batch in double precision; 7 s for timm's test_resnet on digits, batch 32,
+        0.2 s for a small MLP, on one core. Within a budget it compares fewer parameters. For ``check``, not for each
+        fit. No trace is left.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -142,7 +143,7 @@ def _train(view: View, lent: list[torch.Tensor], batches: list[Any]) -> None:
 
 def judge_step(step: StepSeen) -> Finding:
     """On a first step that is not finite; pure."""
-    evidence = {"loss": step.loss, "parameters": step.count, "operation": step.operation}
+    evidence: dict[str, float | str] = {"loss": step.loss, "parameters": step.count, "operation": step.operation}
     if not abs(step.loss) < float("inf"):
         message = f"The loss of the first training step is {step.loss}."
         advice = "Look for a logarithm of zero, a division by zero or inputs that are not finite."
@@ -230,7 +231,7 @@ def judge_parameters(ranks: Sequence[GradientSeen], explained: bool) -> Iterator
             advice = "Change it out of place and without .data or no_grad, so that the change is differentiated."
             yield Finding(NAME, Severity.WARNING, message, advice, evidence)
         else:
-            message += f": part of it is held back ({cuts or 'no_grad, or a copy of a value'})."
+            message += f": part of it is held back or passed by hand ({cuts or 'no_grad, or a copy of a value'})."
             advice = "If this is on purpose all is well; if not, take away what cuts the graph."
             yield Finding(NAME, Severity.INFO, message, advice, evidence)
 
@@ -266,9 +267,7 @@ def _worst(parameter: ParameterSeen) -> str:
 
 
 def _slopes(found: Slope) -> str:
-    return (
-        f"{found.analytic:.4g} where central differences give {found.numeric:.4g} (relative error {found.error:.1e})"
-    )
+    return f"{found.analytic:.4g} where central differences give {found.numeric:.4g} (relative error {found.error:.1e})"
 
 
 def _factor(found: Slope) -> str:

@@ -15,7 +15,18 @@ from lightning_rules.losses import Kind, LossCall, seen_losses
 from lightning_rules.rule import NotApplicable
 from lightning_rules.view import View
 
-RESHAPES = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Alias", "ToCopy", "LogSoftmax", "Sigmoid")
+RESHAPES = (
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Alias",
+    "ToCopy",
+    "LogSoftmax",
+    "Sigmoid",
+)
 LARGEST_SIDE = 32  # pixels: larger images are averaged down for the probe of raw inputs
 LARGEST_INPUT = 4096  # values of an example; more than that are not probed
 
@@ -48,7 +59,8 @@ def last_layer(view: View, batch: Any) -> tuple[str, nn.Linear, Kind, int]:
     for call in calls:
         head = call.head
         if head is not None and isinstance(head.layer, nn.Linear) and _targets(call) is not None:
-            if all(name in RESHAPES for name in head.passes):
+            one = ("Select",) if head.layer.out_features == 1 else ()  # output[:, 0]
+            if all(name in (*RESHAPES, *one) for name in head.passes):
                 return head.name, head.layer, call.kind, head.layer.out_features
     raise NotApplicable("no linear last layer feeds one of torch's loss functions directly.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from lightning_rules.preflight.own_functions import FunctionSeen, examine, own_c
 
 # Of a parameter's size: shorter where a ReLU switches within the first, longer where rounding hides the slope.
 STEPS = (1e-6, 1e-7, 1e-5)
-FAILED = 3  # of those that fail, how many are looked at component by component
+FAILED = 2  # of those that fail, how many are looked at component by component
 SHARE = 0.4  # of the time left that one round may take
 NO_SLOPE = 1e-9  # of the loss's own slope: what remains of exact zeros
 ADDED = 1e-3  # of the loss's own slope: a term that matters
@@ -131,11 +132,12 @@ def _spread(names: list[str], count: int) -> list[str]:
     return [names[round(place * (len(names) - 1) / (count - 1))] for place in range(count)]
 
 
-def _along(
-    function: LossFunction, name: str, direction: Tensor, gradient: Tensor | None, here: float
-) -> Slope:
-    analytic = 0.0 if gradient is None else float((gradient * direction).sum())
-    return _best(function.along({name: direction}), analytic, here)
+def _along(function: LossFunction, name: str, direction: Tensor, gradient: Tensor | None, here: float) -> Slope:
+    return _best(function.along({name: direction}), _along_gradient(gradient, direction), here)
+
+
+def _along_gradient(gradient: Tensor | None, direction: Tensor) -> float:
+    return 0.0 if gradient is None else float((gradient * direction).sum())
 
 
 def _best(function: Callable[[float], float], analytic: float, here: float) -> Slope:
@@ -162,9 +164,10 @@ def _single_components(
     for index in dict.fromkeys([*largest[: (count + 1) // 2], *anywhere][:count]):
         direction = torch.zeros_like(parameter).flatten()
         direction[index] = max(abs(float(parameter.detach().flatten()[index])), 0.05)
-        single = _along(function, name, direction.view_as(parameter), gradient, here)
+        direction = direction.view_as(parameter)
+        single = slope(function.along({name: direction}), _along_gradient(gradient, direction), here, STEPS[0])
         if single.wrong and not single.kink:
-            scale = float(direction[index])
+            scale = float(direction.flatten()[index])
             components.append((index, _scaled(single, 1 / scale)))
     return ParameterSeen(name, found, blocked, tuple(components))
 
@@ -225,4 +228,5 @@ def _weighted(weights: Any, calls: list[LossCall]) -> Tensor:
 
 
 def _size(gradients: Any) -> float:
-    return float(sum(float(gradient.to_dense().square().sum()) for gradient in gradients if gradient is not None)) ** 0.5
+    known = [gradient.to_dense() for gradient in gradients if gradient is not None]
+    return math.sqrt(sum(float(gradient.square().sum()) for gradient in known))

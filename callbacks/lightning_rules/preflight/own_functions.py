@@ -168,7 +168,8 @@ def _examined(made_by: type[Any], name: str, arguments: tuple[Any, ...], compone
     gradients = torch.autograd.grad(value, list(tracked.values()), allow_unused=True)
     plain = {place: value.detach() for place, value in leaves.items()}
     compared, wrong = 0, []
-    for place, gradient in zip(plain, gradients, strict=True):
+    given: tuple[Tensor | None, ...] = gradients
+    for place, gradient in zip(plain, given, strict=True):
         if gradient is None:  # `backward` returns None: the argument is declared to have no gradient
             continue
         identity = _returns(made_by, arguments, plain, place)

@@ -23,6 +23,7 @@ from lightning_rules.view import View
 NAME = "random-features"
 EXAMPLES = 2048  # that the last layer is trained on, at most
 EVALUATED = 1024
+FEWEST = 20  # to evaluate on
 VALUES = 2**27  # of inputs that are held in memory
 CALIBRATION = 4  # batches from which batch norm takes its statistics
 NORMS = nn.modules.batchnorm._NormBase
@@ -80,7 +81,7 @@ class RandomFeatures(PreflightCheck):
     Under DDP: Each rank probes its own examples, and all tell the sums. Sharded strategies (FSDP, DeepSpeed): does
         not apply.
 
-    Cost: One forward pass of up to 3,072 examples and some convex fits; 4 s for timm's test_resnet on digits, on one
+    Cost: One forward pass of up to 3,072 examples and some convex fits; 3 s for timm's test_resnet on digits, on one
         core. For ``check``, not for each fit. No trace is left.
 
     Example:
@@ -102,7 +103,7 @@ class RandomFeatures(PreflightCheck):
 
     def measure(self, view: View, deadline: Deadline) -> ProbeSeen:
         """Probe random features, raw inputs and a constant."""
-        first = view.batches(1)[0]
+        first: Any = view.batches(1)[0]
         batches: list[Any] = view.batches(_count(first, EXAMPLES))
         others = _others(view, first)
         with view.on_loan(), torch.random.fork_rng(devices=[]):
@@ -185,7 +186,7 @@ def see_probes(
     head: str, kind: Kind, outputs: int, train: Features, evaluate: Features, kept: tuple[str, ...]
 ) -> ProbeSeen:
     """Train and evaluate the three."""
-    if min(len(train.values), len(evaluate.values)) < 2 * outputs:
+    if len(train.values) < 2 * outputs or len(evaluate.values) < FEWEST:
         raise NotApplicable(f"{len(train.values)} examples are too few for a last layer of {outputs} outputs.")
     if not bool(train.values.isfinite().all() and evaluate.values.isfinite().all()):
         raise NotApplicable("random weights give features that are not finite.")
@@ -226,7 +227,8 @@ def judge_probes(ranks: Sequence[ProbeSeen]) -> Finding:
         return f"{1 - value:.1%}" if classes else f"{value:.3g}"
 
     beside = f"a linear layer on the raw inputs {told(raw)}" if raw is not None else "raw inputs were not probed"
-    keeps = f"; {len(seen.kept)} modules keep their weights, `{seen.kept[0]}` the first" if seen.kept else ""
+    some = "1 module keeps its weights" if len(seen.kept) == 1 else f"{len(seen.kept)} modules keep their weights"
+    keeps = f"; {some}, `{seen.kept[0]}` the first" if seen.kept else ""
     message = (
         f"Random weights with a trained last layer (`{seen.head}`, {seen.width} features, {seen.trained_on} examples) "
         f"reach {unit} {told(random)} on {count} other examples; a constant {told(nothing)}, {beside}{keeps}."
