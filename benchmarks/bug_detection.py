@@ -71,7 +71,7 @@ def report(options: argparse.Namespace, run: Workers) -> str:
         cases_table(verdicts, hurting, options.detectors),
         *(["Latent bugs, which count nowhere:", cases_table(verdicts, latent, options.detectors)] if latent else []),
         f"Alarms of the rules on healthy programs:\n\n{false_alarms(verdicts, ours)}",
-        *(["What the bugs do to the clean metric (12 seeds a side):", kill.table(harms)] if harms else []),
+        *([f"What the bugs do to the clean metric, {options.seeds} seeds a side:", kill.table(harms)] if harms else []),
     ]
     return "\n\n".join(parts)
 

@@ -87,7 +87,9 @@ def pixels_times_255(seed: int, buggy: bool) -> Program:
     return Program(ImageModel(mlp(), 0.1), *loaders, test, {"max_epochs": 6})
 
 
-@pipeline("gap", "same-distribution shift", (r"shift|differ.*(train|validation)|validation.*(mean|scale|distribution)",))
+@pipeline(
+    "gap", "same-distribution shift", (r"shift|differ.*(train|validation)|validation.*(mean|scale|distribution)",)
+)
 def shifted_validation_features(seed: int, buggy: bool) -> Program:
     train, held_out, test = cancer(seed, standardised=False)
     mean, spread = train.x.mean(0), train.x.std(0)
@@ -103,7 +105,9 @@ def sorted_not_shuffled(seed: int, buggy: bool) -> Program:
     return Program(ImageModel(cnn()), train.loader(32, shuffle=not buggy), held_out.loader(), test, {"max_epochs": 4})
 
 
-@pipeline("accuracy", "input-independent-baseline constant-input no-junk", (r"constant|zero|ignor|same input|all equal",))
+@pipeline(
+    "accuracy", "input-independent-baseline constant-input no-junk", (r"constant|zero|ignor|same input|all equal",)
+)
 def zeroed_inputs(seed: int, buggy: bool) -> Program:
     train, held_out, test = digits(seed)
     mask = torch.zeros(1, 8, 8) if buggy else torch.ones(1, 8, 8)
@@ -112,7 +116,9 @@ def zeroed_inputs(seed: int, buggy: bool) -> Program:
     return Program(DictModel(mlp()), *loaders, test, {"max_epochs": 4})
 
 
-@pipeline("accuracy", "no-signal label-signal augment", (r"scrambl|signal|permut|no structure|chance|unrelated|neighbour",))
+@pipeline(
+    "accuracy", "no-signal label-signal augment", (r"scrambl|signal|permut|no structure|chance|unrelated|neighbour",)
+)
 def scrambled_examples(seed: int, buggy: bool) -> Program:
     train, held_out, test = digits(seed)
     once = torch.randperm(64)
@@ -124,7 +130,9 @@ def scrambled_examples(seed: int, buggy: bool) -> Program:
     return Program(LitClassifier(mlp()), *loaders, test, {"max_epochs": 5})
 
 
-@pipeline("gap", "augmented-validation validation-augmented augment", (r"validation.*(augment|random|two passes|differ)",))
+@pipeline(
+    "gap", "augmented-validation validation-augmented augment", (r"validation.*(augment|random|two passes|differ)",)
+)
 def augmented_validation(seed: int, buggy: bool) -> Program:
     train, held_out, test = digits(seed)
     augment = v2.Compose([v2.RandomCrop(8, padding=2), v2.RandomErasing(0.5, (0.05, 0.2))])

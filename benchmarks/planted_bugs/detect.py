@@ -91,9 +91,7 @@ OURS: dict[str, Detector] = {"pre-flight": preflight, "check": checked, "whole f
 
 def alarms_of(rules: Sequence[lightning_rules.Rule]) -> list[Alarm]:
     """Findings of severity ``WARNING`` and ``ERROR``."""
-    return [
-        alarm(finding) for rule in rules for finding in rule.findings if finding.severity >= Severity.WARNING
-    ]
+    return [alarm(finding) for rule in rules for finding in rule.findings if finding.severity >= Severity.WARNING]
 
 
 def alarm(finding: Finding) -> Alarm:

@@ -8,6 +8,8 @@ the pooled deviation, as in DeepCrime.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import math
 import time
@@ -27,9 +29,13 @@ CACHE = Path(__file__).with_name("kill.json")
 
 @dataclass(frozen=True)
 class Harm:
-    """The clean metric of both sides, a value a seed (the higher the better), and what a run takes."""
+    """The clean metric of both sides, a value a seed (the higher the better), and what a run takes.
+
+    ``source`` is a digest of the case's own text, by which a figure of an older text is known.
+    """
 
     case: str
+    source: str
     healthy: list[float]
     buggy: list[float]
     seconds: float
@@ -57,17 +63,22 @@ def harms(names: Sequence[str], seeds: Sequence[int], run: Callable[[Sequence[Jo
     """The harm of these cases, out of the cache where it holds as many seeds; ``run`` works through jobs."""
     cached: dict[str, Any] = json.loads(CACHE.read_text()) if CACHE.is_file() else {}
     for name in names:
-        if name not in cached or len(cached[name]["buggy"]) < len(seeds):
+        old = cached.get(name, {"source": "", "buggy": []})
+        if old["source"] != source_of(name) or len(old["buggy"]) < len(seeds):
             cached[name] = asdict(_measured(name, seeds, run))
             CACHE.write_text(json.dumps(cached, indent=1) + "\n")
     return [Harm(**cached[name]) for name in names]
+
+
+def source_of(name: str) -> str:
+    return hashlib.sha256(inspect.getsource(CASES[name].make).encode()).hexdigest()[:16]
 
 
 def _measured(name: str, seeds: Sequence[int], run: Callable[[Sequence[Job]], list[float]]) -> Harm:
     began = time.perf_counter()
     values = run([Job("metric", name, seed, buggy) for buggy in (False, True) for seed in seeds])
     seconds = (time.perf_counter() - began) / len(values)
-    return Harm(name, values[: len(seeds)], values[len(seeds) :], seconds)
+    return Harm(name, source_of(name), values[: len(seeds)], values[len(seeds) :], seconds)
 
 
 def table(found: Sequence[Harm]) -> str:

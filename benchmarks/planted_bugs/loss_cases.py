@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planted_bugs.datasets import cancer, diabetes, digits, scaled_target
+from planted_bugs.datasets import Rows, diabetes, digits, scaled_target
 from planted_bugs.modules import Binary, ImageModel, LitClassifier, Regressor, cnn, mlp
 from planted_bugs.program import Program, collection
 
@@ -34,7 +34,11 @@ def flipped_sign(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@loss("accuracy", "no-gradient loss-at-init overfit-one-batch zero-gradient", (r"clamp|zero gradient|no gradient|constant|gradient.*zero",))
+@loss(
+    "accuracy",
+    "no-gradient loss-at-init overfit-one-batch zero-gradient",
+    (r"clamp|zero gradient|no gradient|constant|gradient.*zero",),
+)
 def loss_clamped(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -70,7 +74,7 @@ def silent_broadcast(seed: int, buggy: bool) -> Program:
 def sigmoid_before_bce_with_logits(seed: int, buggy: bool) -> Program:
     class Model(Binary):
         def __init__(self) -> None:
-            super().__init__(30)
+            super().__init__(64)
             self.bce = nn.BCEWithLogitsLoss()
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -78,8 +82,8 @@ def sigmoid_before_bce_with_logits(seed: int, buggy: bool) -> Program:
             out = self(x).squeeze(1)
             return self.bce(torch.sigmoid(out) if buggy else out, y)
 
-    train, held_out, test = cancer(seed)
-    return Program(Model(), train.loader(32, True), held_out.loader(), test, {"max_epochs": 4})
+    train, held_out, test = (Rows(rows.x.flatten(1), (rows.y % 2).float()) for rows in digits(seed))  # odd or even
+    return Program(Model(), train.loader(32, True), held_out.loader(100), test, {"max_epochs": 4})
 
 
 @loss("accuracy", "loss-at-init loss-reduction", (r"sum|reduction|factor|times|batch size",))

@@ -16,11 +16,11 @@ INITIALISATION, initialisation = collection("initialisation")
 MIXED = (r"mix|depend.*(other|another)|other (example|row)|leak.*batch|across the batch|batch dimension",)
 
 
-def program(net: nn.Module, seed: int, epochs: int = 4, batch: int = 32) -> Program:
+def program(net: nn.Module, seed: int, epochs: int = 4, rate: float = 2e-3) -> Program:
     """The network in the module without a forward."""
     train, held_out, test = digits(seed)
-    loaders = train.loader(batch, True), held_out.loader(100)
-    return Program(LitClassifier(net), *loaders, test, {"max_epochs": epochs})
+    loaders = train.loader(32, True), held_out.loader(100)
+    return Program(LitClassifier(net, rate), *loaders, test, {"max_epochs": epochs})
 
 
 def image_program(net: nn.Module, seed: int, epochs: int = 4, rate: float = 0.02) -> Program:
@@ -66,7 +66,7 @@ def softmax_over_the_batch(seed: int, buggy: bool) -> Program:
             weights = self.score(rows).softmax(dim=0 if buggy else 1)
             return self.head((weights * rows).sum(1))
 
-    return program(AttentionPool(), seed, epochs=6)
+    return program(AttentionPool(), seed, epochs=6, rate=1e-2)
 
 
 NO_GRADIENT = (r"no gradient|never (moved|receive|reach)|without (a )?gradient|detach|not reach|gets? no",)
@@ -84,10 +84,12 @@ def detached_before_the_head(seed: int, buggy: bool) -> Program:
             features = self.features(x)
             return self.classifier(features.detach() if buggy else features)
 
-    return program(Net(), seed)
+    return program(Net(), seed, epochs=6)
 
 
-@model("accuracy", "hidden-layers unregistered-layers", (r"list|regist|hidden|not in the optimi[sz]er|not a submodule",))
+@model(
+    "accuracy", "hidden-layers unregistered-layers", (r"list|regist|hidden|not in the optimi[sz]er|not a submodule",)
+)
 def layers_in_a_python_list(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -102,15 +104,19 @@ def layers_in_a_python_list(seed: int, buggy: bool) -> Program:
                 x = torch.tanh(layer(x))
             return self.out(x)
 
-    return program(Net(), seed, epochs=6)
+    return program(Net(), seed, epochs=6, rate=4e-3)
 
 
 @model("accuracy", "backprop-dependencies batch-independence batch-first", (*MIXED, "batch_first"))
 def wrong_batch_first(seed: int, buggy: bool) -> Program:
-    return program(RowReader(batch_first=not buggy), seed, epochs=6)
+    return program(RowReader(batch_first=not buggy), seed, epochs=6, rate=5e-3)
 
 
-@model("accuracy", "always-on-dropout dropout evaluation-mode", (r"dropout|stochastic|random.*eval|eval.*random|two passes",))
+@model(
+    "accuracy",
+    "always-on-dropout dropout evaluation-mode",
+    (r"dropout|stochastic|random.*eval|eval.*random|two passes",),
+)
 def dropout_never_off(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -150,7 +156,9 @@ def constant_weights(seed: int, buggy: bool) -> Program:
     return program(net, seed)
 
 
-@initialisation("accuracy", "dead-units dead-relu bias-init fan-in-scale", (r"dead|never (active|fire)|bias|saturat|all zero",))
+@initialisation(
+    "accuracy", "dead-units dead-relu bias-init fan-in-scale", (r"dead|never (active|fire)|bias|saturat|all zero",)
+)
 def bias_minus_ten(seed: int, buggy: bool) -> Program:
     net = mlp()
     nn.init.constant_(net[1].bias, -10.0 if buggy else 0.0)

@@ -23,7 +23,9 @@ def on_digits(module: Any, seed: int, epochs: int = 4, splits: Splits | None = N
     return Program(module, *loaders, test, {"max_epochs": epochs, **options})
 
 
-@optimiser("accuracy", "learning-rate rate-range overfit-one-batch", (r"(rate|lr).*(high|large|lower|beyond|reduce)", "diverg"))
+@optimiser(
+    "accuracy", "learning-rate rate-range overfit-one-batch", (r"(rate|lr).*(high|large|lower|beyond|reduce)", "diverg")
+)
 def rate_times_100(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(cnn(), lr=2e-1 if buggy else 2e-3), seed)
 
@@ -33,7 +35,11 @@ def rate_over_1000(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(mlp(), learning_rate=2e-5 if buggy else 2e-2), seed)
 
 
-@optimiser("accuracy", "missing-from-optimiser", (r"(missing|not in|outside|absent).*optimi[sz]er", r"optimi[sz]er.*(miss|lack|not)"))
+@optimiser(
+    "accuracy",
+    "missing-from-optimiser",
+    (r"(missing|not in|outside|absent).*optimi[sz]er", r"optimi[sz]er.*(miss|lack|not)"),
+)
 def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -43,7 +49,7 @@ def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.head.parameters() if buggy else self.parameters(), 3e-3)
 
-    return on_digits(Model(), seed)
+    return on_digits(Model(), seed, epochs=6)
 
 
 @optimiser("accuracy", "schedule", (r"schedule|decay",))
@@ -72,9 +78,9 @@ def no_zero_grad(seed: int, buggy: bool) -> Program:
             optimizer.step()
 
         def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.1)
+            return torch.optim.SGD(self.parameters(), 0.02, momentum=0.9)
 
-    return on_digits(Model(), seed, epochs=6)
+    return on_digits(Model(), seed)
 
 
 @loop("accuracy", "evaluation-mode wrong-mode modes", (r"eval(uation)?[ -]?(mode|\()|mode",))
@@ -120,14 +126,18 @@ def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
     return Program(Model(mlp()), *loaders, test, {"max_epochs": 4})
 
 
-@distributed("accuracy", "distributed-sampler sampler shards", (r"sampler|same (example|row|batch)|overlap|share",), ranks=2)
+@distributed(
+    "accuracy", "distributed-sampler sampler shards", (r"sampler|same (example|row|batch)|overlap|share",), ranks=2
+)
 def no_distributed_sampler(seed: int, buggy: bool) -> Program:
     splits = digits(seed)
     options = {"max_steps": 40, "use_distributed_sampler": not buggy}
     return Program(LitClassifier(cnn()), DigitsData(splits, 16), None, splits.test, options)
 
 
-@distributed("accuracy", "replicas-differ replicas", (r"replica|ranks? (differ|disagree)|diverge|not the same on",), ranks=2)
+@distributed(
+    "accuracy", "replicas-differ replicas", (r"replica|ranks? (differ|disagree)|diverge|not the same on",), ranks=2
+)
 def replicas_differ(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_fit_start(self) -> None:
