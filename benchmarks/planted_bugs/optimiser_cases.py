@@ -24,22 +24,18 @@ def on_digits(module: Any, seed: int, epochs: int = 4, splits: Splits | None = N
 
 
 @optimiser(
-    "accuracy", "learning-rate rate-range overfit-one-batch", (r"(rate|lr).*(high|large|lower|beyond|reduce)", "diverg")
+    "accuracy", "step-size optimiser-settings", (r"(learning rate|\blr\b).*(high|large|lower|reduce|beyond)", "diverg")
 )
 def rate_times_100(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(cnn(), lr=2e-1 if buggy else 2e-3), seed)
 
 
-@optimiser("accuracy", "learning-rate rate-range update-ratio", (r"(rate|lr).*(low|small|raise|below|increase)",))
+@optimiser("accuracy", "step-size optimiser-settings", (r"(learning rate|\blr\b).*(low|small|raise|increase)",))
 def rate_over_1000(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(mlp(), learning_rate=2e-5 if buggy else 2e-2), seed)
 
 
-@optimiser(
-    "accuracy",
-    "missing-from-optimiser",
-    (r"(missing|not in|outside|absent).*optimi[sz]er", r"optimi[sz]er.*(miss|lack|not)"),
-)
+@optimiser("accuracy", "untrained-parameters", ("(missing from|not in|outside|absent from).*optimi[sz]er",))
 def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -52,7 +48,7 @@ def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
     return on_digits(Model(), seed, epochs=6)
 
 
-@optimiser("accuracy", "schedule", (r"schedule|decay",))
+@optimiser("accuracy", "schedule-audit", ("schedule", "decay"))
 def schedule_to_nothing(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
@@ -63,7 +59,7 @@ def schedule_to_nothing(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed, epochs=8)
 
 
-@loop("accuracy", "zero-grad gradient-accumulates manual-optimisation", (r"zero_grad|accumulat",))
+@loop("accuracy", "gradients-kept", ("zero_grad", "accumulat"))
 def no_zero_grad(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -83,7 +79,7 @@ def no_zero_grad(seed: int, buggy: bool) -> Program:
     return on_digits(Model(), seed)
 
 
-@loop("accuracy", "evaluation-mode wrong-mode modes", (r"eval(uation)?[ -]?(mode|\()|mode",))
+@loop("accuracy", "evaluation-mode-in-training", ("eval(uation)? mode", r"\.eval\(\)"))
 def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -96,7 +92,7 @@ def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net, 0.1), seed, splits=digits(seed, scale="raw"))
 
 
-@loop("gap", "training-mode wrong-mode modes evaluation-mode", (r"train(ing)?[ -]?(mode|\()|mode|dropout",))
+@loop("gap", "training-mode-in-validation", ("train(ing)? mode", r"\.train\(\)"))
 def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -107,7 +103,7 @@ def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net), seed)
 
 
-@loop("gap", "last-batch metric-on-last-batch", (r"last batch|one batch|single batch|only .*batch",))
+@loop("gap", "last-batch", ("last batch", "single batch", "only .*batch"))
 def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_validation_epoch_start(self) -> None:
@@ -127,7 +123,10 @@ def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
 
 
 @distributed(
-    "accuracy", "distributed-sampler sampler shards", (r"sampler|same (example|row|batch)|overlap|share",), ranks=2
+    "accuracy",
+    "distributed-sampling sampler",
+    ("distributedsampler", "same (examples|rows|batches)", "overlap"),
+    ranks=2,
 )
 def no_distributed_sampler(seed: int, buggy: bool) -> Program:
     splits = digits(seed)
@@ -135,9 +134,7 @@ def no_distributed_sampler(seed: int, buggy: bool) -> Program:
     return Program(LitClassifier(cnn()), DigitsData(splits, 16), None, splits.test, options)
 
 
-@distributed(
-    "accuracy", "replicas-differ replicas", (r"replica|ranks? (differ|disagree)|diverge|not the same on",), ranks=2
-)
+@distributed("accuracy", "replicas-differ", ("replica", "ranks? .*(differ|disagree)", "parameters differ"), ranks=2)
 def replicas_differ(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_fit_start(self) -> None:
