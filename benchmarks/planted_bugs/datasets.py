@@ -62,7 +62,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def digits(seed: int, train: int = 900, validation: int = 300, scale: str = "standard") -> Splits:
-    """Images [N, 1, 8, 8] and labels [N]; "standard" is zero mean and unit variance, "unit" is [0, 1], "raw" 0 to 16."""
+    """Images [N, 1, 8, 8] and labels [N]; "standard": mean 0 and variance 1; "unit": [0, 1]; "raw": 0 to 16."""
     splits = _split(*_digits(), seed, train, validation, stratify=True)
     mean, spread = {
         "standard": (splits.train.x.mean(), splits.train.x.std()),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import nn
 
@@ -76,9 +75,7 @@ def raw_behind_batch_norm(seed: int) -> Program:
 
 
 def weight_averaging(seed: int) -> Program:
-    return on_digits(
-        ImageModel(mlp()), seed, 5, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=3)]
-    )
+    return on_digits(ImageModel(mlp()), seed, 5, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=3)])
 
 
 def residual(seed: int) -> Program:
@@ -91,16 +88,21 @@ def two_ranks(seed: int) -> Program:
 
 
 def clipped_lstm(seed: int) -> Program:
-    return on_digits(LitClassifier(RowReader(), 3e-3), seed, 4, gradient_clip_val=1.0)
+    return on_digits(LitClassifier(RowReader(), 5e-3), seed, 5, gradient_clip_val=1.0)
 
 
 def small_transformer(seed: int) -> Program:
-    return on_digits(networks.WarmedUp(networks.RowTransformer(), 2e-3), seed, 4)
+    return on_digits(networks.WarmedUp(networks.RowTransformer(), 3e-3), seed, 6)
 
 
 def logistic_regression(seed: int) -> Program:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    return on_digits(ImageModel(net, 0.5, momentum=0.0), seed, splits=digits(seed, scale="unit"))
+    return on_digits(ImageModel(net, 0.5, momentum=0.0), seed, 6, splits=digits(seed, scale="unit"))
+
+
+def converged(seed: int) -> Program:
+    splits = digits(seed, train=400, validation=100)
+    return on_digits(LitClassifier(mlp(), 1e-3), seed, 120, batch=128, splits=splits)
 
 
 HEALTHY: dict[str, Healthy] = {
@@ -110,7 +112,7 @@ HEALTHY: dict[str, Healthy] = {
         Healthy("mlp-sgd-momentum", lambda seed: on_digits(ImageModel(mlp(), 0.1), seed, batch=64)),
         Healthy("cnn-adam", lambda seed: on_digits(LitClassifier(cnn(), 2e-3), seed)),
         Healthy("cnn-batch-norm-cosine", lambda seed: on_digits(networks.Annealed(networks.normed_cnn(), 5e-3), seed)),
-        Healthy("deep-batch-norm-sgd", lambda seed: on_digits(ImageModel(networks.deep_mlp(), 0.05), seed)),
+        Healthy("deep-batch-norm-sgd", lambda seed: on_digits(ImageModel(networks.deep_mlp(), 0.02), seed, 8)),
         Healthy("tanh-sgd", lambda seed: on_digits(ImageModel(networks.tanh_mlp(), 0.05), seed)),
         Healthy("gelu-layer-norm-dropout", lambda seed: on_digits(LitClassifier(networks.gelu_mlp()), seed)),
         Healthy("residual-zero-branches", residual),
@@ -124,11 +126,12 @@ HEALTHY: dict[str, Healthy] = {
         Healthy("autoencoder", lambda seed: on_digits(networks.AutoEncoder(), seed)),
         Healthy("imbalance-weighted", imbalance),
         Healthy("raw-behind-batch-norm", raw_behind_batch_norm),
-        Healthy("batch-256-sgd", lambda seed: on_digits(ImageModel(mlp(), 0.2, 0.0), seed, 8, batch=256)),
-        Healthy("120-epochs", lambda seed: on_digits(LitClassifier(mlp(), 1e-3), seed, 120, batch=128)),
+        Healthy("batch-256-sgd", lambda seed: on_digits(ImageModel(mlp(), 0.2, 0.0), seed, 12, batch=256)),
+        Healthy("120-epochs", converged),
         Healthy("weight-averaging", weight_averaging),
         Healthy(
-            "accumulation-of-4", lambda seed: on_digits(ImageModel(mlp()), seed, batch=16, accumulate_grad_batches=4)
+            "accumulation-of-4",
+            lambda seed: on_digits(ImageModel(mlp(), 0.05), seed, 6, batch=16, accumulate_grad_batches=4),
         ),
         Healthy("two-optimisers", lambda seed: on_digits(networks.TwoOptimizers(mlp()), seed)),
         Healthy("two-ranks", two_ranks, ranks=2),

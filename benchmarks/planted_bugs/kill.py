@@ -8,6 +8,8 @@ the pooled deviation, as in DeepCrime.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import math
 import time
@@ -20,17 +22,20 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from planted_bugs.cases import CASES
-from planted_bugs.fit import fit, reported
-from planted_bugs.program import Case, clean_metric
+from planted_bugs.work import Job
 
 CACHE = Path(__file__).with_name("kill.json")
 
 
 @dataclass(frozen=True)
 class Harm:
-    """The clean metric of both sides, a value a seed (the higher the better), and what a run takes."""
+    """The clean metric of both sides, a value a seed (the higher the better), and what a run takes.
+
+    ``source`` is a digest of the case's own text, by which a figure of an older text is known.
+    """
 
     case: str
+    source: str
     healthy: list[float]
     buggy: list[float]
     seconds: float
@@ -54,27 +59,27 @@ class Harm:
         return len(self.buggy) >= 10 and self.p_value < 0.05 and self.effect >= 0.5
 
 
-def run(case: Case, seed: int, buggy: bool) -> float:
-    """The clean metric of one run in this process."""
-    program = case.build(seed, buggy)
-    return clean_metric(case, program, reported(fit(program)))
-
-
-def measure(case: Case, seeds: Sequence[int]) -> Harm:
-    """Both sides in this process."""
-    began = time.perf_counter()
-    healthy, buggy = ([run(case, seed, side) for seed in seeds] for side in (False, True))
-    return Harm(case.name, healthy, buggy, (time.perf_counter() - began) / (2 * len(seeds)))
-
-
-def harms(names: Sequence[str], seeds: Sequence[int], measure: Callable[[Case, Sequence[int]], Harm]) -> list[Harm]:
-    """The harm of these cases, out of the cache where it holds as many seeds."""
+def harms(names: Sequence[str], seeds: Sequence[int], run: Callable[[Sequence[Job]], list[float]]) -> list[Harm]:
+    """The harm of these cases, out of the cache where it holds as many seeds; ``run`` works through jobs."""
     cached: dict[str, Any] = json.loads(CACHE.read_text()) if CACHE.is_file() else {}
     for name in names:
-        if name not in cached or len(cached[name]["buggy"]) < len(seeds):
-            cached[name] = asdict(measure(CASES[name], seeds))
+        old = cached.get(name, {"source": "", "buggy": []})
+        if old["source"] != source_of(name) or len(old["buggy"]) < len(seeds):
+            cached[name] = asdict(_measured(name, seeds, run))
             CACHE.write_text(json.dumps(cached, indent=1) + "\n")
     return [Harm(**cached[name]) for name in names]
+
+
+def source_of(name: str) -> str:
+    text = inspect.getsource(CASES[name].make).partition("def ")[2]  # without what counts as a diagnosis
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _measured(name: str, seeds: Sequence[int], run: Callable[[Sequence[Job]], list[float]]) -> Harm:
+    began = time.perf_counter()
+    values = run([Job("metric", name, seed, buggy) for buggy in (False, True) for seed in seeds])
+    seconds = (time.perf_counter() - began) / len(values)
+    return Harm(name, source_of(name), values[: len(seeds)], values[len(seeds) :], seconds)
 
 
 def table(found: Sequence[Harm]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planted_bugs.datasets import cancer, diabetes, digits, scaled_target
+from planted_bugs.datasets import Rows, diabetes, digits, scaled_target
 from planted_bugs.modules import Binary, ImageModel, LitClassifier, Regressor, cnn, mlp
 from planted_bugs.program import Program, collection
 
@@ -23,7 +23,7 @@ def on_digits(module: Any, seed: int, epochs: int = 4, **options: Any) -> Progra
     return Program(module, *loaders, test, {"max_epochs": epochs, **options})
 
 
-@loss("accuracy", "overfit-one-batch loss-sign", (r"sign|rises|grows|negative|maximis|increas|wrong direction|falls",))
+@loss("accuracy", "loss-sign", (r"\bsign\b", "negated", "minus", "maximis"))
 def flipped_sign(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -34,7 +34,7 @@ def flipped_sign(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@loss("accuracy", "no-gradient loss-at-init overfit-one-batch zero-gradient", (r"clamp|zero gradient|no gradient|constant|gradient.*zero",))
+@loss("accuracy", "no-gradient", ("clamp", "without (a )?gradient", "no gradient", "gradient.*zero"))
 def loss_clamped(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -44,7 +44,7 @@ def loss_clamped(seed: int, buggy: bool) -> Program:
     return on_digits(Model(cnn()), seed)
 
 
-@loss("accuracy", "loss-at-init loss-scale", (r"scale|factor|small|times|too low|tiny",))
+@loss("accuracy", "loss-scale", (r"times (the )?\w*(entropy|loss)", "loss.*(scale|factor|times)", "unscaled"))
 def loss_times_a_millionth(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -54,7 +54,7 @@ def loss_times_a_millionth(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@loss("r2", "silent-broadcast output-shape shape", (r"broadcast|shape",))
+@loss("r2", "silent-broadcast", ("broadcast",))
 def silent_broadcast(seed: int, buggy: bool) -> Program:
     class Model(Regressor):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -66,11 +66,11 @@ def silent_broadcast(seed: int, buggy: bool) -> Program:
     return Program(Model(), train.loader(32, True), held_out.loader(), test, {"max_epochs": 10})
 
 
-@loss("accuracy", "softmax-before-loss activation-before-loss sigmoid-before-loss", (r"sigmoid|twice|probabilit",))
+@loss("accuracy", "right-loss", ("sigmoid", "probabilities"))
 def sigmoid_before_bce_with_logits(seed: int, buggy: bool) -> Program:
     class Model(Binary):
         def __init__(self) -> None:
-            super().__init__(30)
+            super().__init__(64)
             self.bce = nn.BCEWithLogitsLoss()
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -78,18 +78,18 @@ def sigmoid_before_bce_with_logits(seed: int, buggy: bool) -> Program:
             out = self(x).squeeze(1)
             return self.bce(torch.sigmoid(out) if buggy else out, y)
 
-    train, held_out, test = cancer(seed)
-    return Program(Model(), train.loader(32, True), held_out.loader(), test, {"max_epochs": 4})
+    train, held_out, test = (Rows(rows.x.flatten(1), (rows.y % 2).float()) for rows in digits(seed))  # odd or even
+    return Program(Model(), train.loader(32, True), held_out.loader(100), test, {"max_epochs": 4})
 
 
-@loss("accuracy", "loss-at-init loss-reduction", (r"sum|reduction|factor|times|batch size",))
+@loss("accuracy", "summed-loss", (r"\bsum(med|s)?\b", "reduction"))
 def summed_with_sgd(seed: int, buggy: bool) -> Program:
     model = ImageModel(mlp(), learning_rate=0.05)
     model.criterion = nn.CrossEntropyLoss(reduction="sum" if buggy else "mean")
     return on_digits(model, seed)
 
 
-@numerics("accuracy", "gradient-check non-finite no-gradient", (r"nan|not finite|non-finite|inf\b|infinite",))
+@numerics("accuracy", "gradient-check non-finite-start", (r"\bnan\b", "not finite", "non-finite", "infinite"))
 def square_root_of_zero(seed: int, buggy: bool) -> Program:
     class Strokes(nn.Module):
         """Length of the gradient of the image, beside the image."""
@@ -109,7 +109,7 @@ def square_root_of_zero(seed: int, buggy: bool) -> Program:
     return Program(LitClassifier(Strokes()), *loaders, test, {"max_epochs": 4})
 
 
-@numerics("accuracy", "seed-everything unseeded", (r"seed",))
+@numerics("accuracy", "seed-everything", (r"\bseed",))
 def unseeded(seed: int, buggy: bool) -> Program:
     if buggy:
         os.environ.pop("PL_GLOBAL_SEED", None), torch.seed()

@@ -13,14 +13,14 @@ from planted_bugs.program import Program, collection
 MODEL, model = collection("model")
 INITIALISATION, initialisation = collection("initialisation")
 
-MIXED = (r"mix|depend.*(other|another)|other (example|row)|leak.*batch|across the batch|batch dimension",)
+MIXED = ("mix", "depends? .*(other|another)", "other (example|row)s?", "across the batch", "batch dimension")
 
 
-def program(net: nn.Module, seed: int, epochs: int = 4, batch: int = 32) -> Program:
+def program(net: nn.Module, seed: int, epochs: int = 4, rate: float = 2e-3) -> Program:
     """The network in the module without a forward."""
     train, held_out, test = digits(seed)
-    loaders = train.loader(batch, True), held_out.loader(100)
-    return Program(LitClassifier(net), *loaders, test, {"max_epochs": epochs})
+    loaders = train.loader(32, True), held_out.loader(100)
+    return Program(LitClassifier(net, rate), *loaders, test, {"max_epochs": epochs})
 
 
 def image_program(net: nn.Module, seed: int, epochs: int = 4, rate: float = 0.02) -> Program:
@@ -29,7 +29,7 @@ def image_program(net: nn.Module, seed: int, epochs: int = 4, rate: float = 0.02
     return Program(ImageModel(net, rate), DigitsData(splits), None, splits.test, {"max_epochs": epochs})
 
 
-@model("accuracy", "backprop-dependencies batch-independence", MIXED)
+@model("accuracy", "batch-independence", MIXED)
 def reshape_mixes_the_batch(seed: int, buggy: bool) -> Program:
     class Columns(nn.Module):
         def __init__(self) -> None:
@@ -45,14 +45,14 @@ def reshape_mixes_the_batch(seed: int, buggy: bool) -> Program:
     return program(Columns(), seed)
 
 
-@model("accuracy", "softmax-before-loss activation-before-loss", (r"softmax|log_softmax|twice|probabilit",))
+@model("accuracy", "right-loss", ("softmax", "probabilities"))
 def softmax_before_cross_entropy(seed: int, buggy: bool) -> Program:
     net = mlp()
     net.append(nn.Softmax(dim=1) if buggy else nn.Identity())
     return image_program(net, seed)
 
 
-@model("accuracy", "backprop-dependencies batch-independence", (*MIXED, r"softmax.*(batch|dim)"))
+@model("accuracy", "batch-independence", (*MIXED, r"softmax.*(batch|dim)"))
 def softmax_over_the_batch(seed: int, buggy: bool) -> Program:
     class AttentionPool(nn.Module):
         """A weighted mean over the rows of the image, the weights from a softmax."""
@@ -66,13 +66,10 @@ def softmax_over_the_batch(seed: int, buggy: bool) -> Program:
             weights = self.score(rows).softmax(dim=0 if buggy else 1)
             return self.head((weights * rows).sum(1))
 
-    return program(AttentionPool(), seed, epochs=6)
+    return program(AttentionPool(), seed, epochs=6, rate=1e-2)
 
 
-NO_GRADIENT = (r"no gradient|never (moved|receive|reach)|without (a )?gradient|detach|not reach|gets? no",)
-
-
-@model("accuracy", "unused-parameters no-gradient frozen-parameters dead-parameters", NO_GRADIENT)
+@model("accuracy", "detached-layers no-gradient", ("detach", "no gradient", "gradient.*(never|not) reach"))
 def detached_before_the_head(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -84,10 +81,10 @@ def detached_before_the_head(seed: int, buggy: bool) -> Program:
             features = self.features(x)
             return self.classifier(features.detach() if buggy else features)
 
-    return program(Net(), seed)
+    return program(Net(), seed, epochs=6)
 
 
-@model("accuracy", "hidden-layers unregistered-layers", (r"list|regist|hidden|not in the optimi[sz]er|not a submodule",))
+@model("accuracy", "hidden-layers", ("python list", "not registered", "modulelist"))
 def layers_in_a_python_list(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -102,15 +99,15 @@ def layers_in_a_python_list(seed: int, buggy: bool) -> Program:
                 x = torch.tanh(layer(x))
             return self.out(x)
 
-    return program(Net(), seed, epochs=6)
+    return program(Net(), seed, epochs=6, rate=4e-3)
 
 
-@model("accuracy", "backprop-dependencies batch-independence batch-first", (*MIXED, "batch_first"))
+@model("accuracy", "batch-independence", (*MIXED, "batch_first"))
 def wrong_batch_first(seed: int, buggy: bool) -> Program:
-    return program(RowReader(batch_first=not buggy), seed, epochs=6)
+    return program(RowReader(batch_first=not buggy), seed, epochs=6, rate=5e-3)
 
 
-@model("accuracy", "always-on-dropout dropout evaluation-mode", (r"dropout|stochastic|random.*eval|eval.*random|two passes",))
+@model("accuracy", "stochastic-evaluation", ("dropout.*(evaluation|always|never)", "evaluation.*(random|differ)"))
 def dropout_never_off(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -125,10 +122,10 @@ def dropout_never_off(seed: int, buggy: bool) -> Program:
     return program(Net(), seed, epochs=5)
 
 
-IDENTICAL = (r"identical|symmetr|all[- ]zero|zero weight|constant|same (weight|value)",)
+IDENTICAL = ("identical", "symmetr", "all[- ]zero", "constant weight", "same (weight|value)")
 
 
-@initialisation("accuracy", "symmetric-init", IDENTICAL)
+@initialisation("accuracy", "symmetric-init flat-start", IDENTICAL)
 def zero_weights(seed: int, buggy: bool) -> Program:
     net = mlp()
     for layer in net:
@@ -138,7 +135,7 @@ def zero_weights(seed: int, buggy: bool) -> Program:
     return image_program(net, seed)
 
 
-@initialisation("accuracy", "symmetric-init", IDENTICAL)
+@initialisation("accuracy", "symmetric-init flat-start", IDENTICAL)
 def constant_weights(seed: int, buggy: bool) -> Program:
     net = cnn()
 
@@ -150,7 +147,7 @@ def constant_weights(seed: int, buggy: bool) -> Program:
     return program(net, seed)
 
 
-@initialisation("accuracy", "dead-units dead-relu bias-init fan-in-scale", (r"dead|never (active|fire)|bias|saturat|all zero",))
+@initialisation("accuracy", "dead-units", (r"\bdead\b", "never (active|fire)", "biases?.*(large|negative|-10)"))
 def bias_minus_ten(seed: int, buggy: bool) -> Program:
     net = mlp()
     nn.init.constant_(net[1].bias, -10.0 if buggy else 0.0)

@@ -1,4 +1,4 @@
-"""LightningModules as people write them: with a forward and without, functions and loss modules, loaders and data modules."""
+"""LightningModules as people write them: with a forward and without, with loaders and with data modules."""
 
 from __future__ import annotations
 

@@ -23,17 +23,19 @@ def on_digits(module: Any, seed: int, epochs: int = 4, splits: Splits | None = N
     return Program(module, *loaders, test, {"max_epochs": epochs, **options})
 
 
-@optimiser("accuracy", "learning-rate rate-range overfit-one-batch", (r"(rate|lr).*(high|large|lower|beyond|reduce)", "diverg"))
+@optimiser(
+    "accuracy", "step-size optimiser-settings", (r"(learning rate|\blr\b).*(high|large|lower|reduce|beyond)", "diverg")
+)
 def rate_times_100(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(cnn(), lr=2e-1 if buggy else 2e-3), seed)
 
 
-@optimiser("accuracy", "learning-rate rate-range update-ratio", (r"(rate|lr).*(low|small|raise|below|increase)",))
+@optimiser("accuracy", "step-size optimiser-settings", (r"(learning rate|\blr\b).*(low|small|raise|increase)",))
 def rate_over_1000(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(mlp(), learning_rate=2e-5 if buggy else 2e-2), seed)
 
 
-@optimiser("accuracy", "missing-from-optimiser", (r"(missing|not in|outside|absent).*optimi[sz]er", r"optimi[sz]er.*(miss|lack|not)"))
+@optimiser("accuracy", "untrained-parameters", ("(missing from|not in|outside|absent from).*optimi[sz]er",))
 def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -43,10 +45,10 @@ def backbone_not_in_the_optimiser(seed: int, buggy: bool) -> Program:
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.head.parameters() if buggy else self.parameters(), 3e-3)
 
-    return on_digits(Model(), seed)
+    return on_digits(Model(), seed, epochs=6)
 
 
-@optimiser("accuracy", "schedule", (r"schedule|decay",))
+@optimiser("accuracy", "schedule-audit", ("schedule", "decay"))
 def schedule_to_nothing(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
@@ -57,7 +59,7 @@ def schedule_to_nothing(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed, epochs=8)
 
 
-@loop("accuracy", "zero-grad gradient-accumulates manual-optimisation", (r"zero_grad|accumulat",))
+@loop("accuracy", "gradients-kept", ("zero_grad", "accumulat"))
 def no_zero_grad(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -72,12 +74,12 @@ def no_zero_grad(seed: int, buggy: bool) -> Program:
             optimizer.step()
 
         def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.1)
+            return torch.optim.SGD(self.parameters(), 0.02, momentum=0.9)
 
-    return on_digits(Model(), seed, epochs=6)
+    return on_digits(Model(), seed)
 
 
-@loop("accuracy", "evaluation-mode wrong-mode modes", (r"eval(uation)?[ -]?(mode|\()|mode",))
+@loop("accuracy", "evaluation-mode-in-training", ("eval(uation)? mode", r"\.eval\(\)"))
 def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -90,7 +92,7 @@ def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net, 0.1), seed, splits=digits(seed, scale="raw"))
 
 
-@loop("gap", "training-mode wrong-mode modes evaluation-mode", (r"train(ing)?[ -]?(mode|\()|mode|dropout",))
+@loop("gap", "training-mode-in-validation", ("train(ing)? mode", r"\.train\(\)"))
 def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -101,7 +103,7 @@ def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net), seed)
 
 
-@loop("gap", "last-batch metric-on-last-batch", (r"last batch|one batch|single batch|only .*batch",))
+@loop("gap", "last-batch", ("last batch", "single batch", "only .*batch"))
 def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_validation_epoch_start(self) -> None:
@@ -120,14 +122,19 @@ def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
     return Program(Model(mlp()), *loaders, test, {"max_epochs": 4})
 
 
-@distributed("accuracy", "distributed-sampler sampler shards", (r"sampler|same (example|row|batch)|overlap|share",), ranks=2)
+@distributed(
+    "accuracy",
+    "distributed-sampling sampler",
+    ("distributedsampler", "same (examples|rows|batches)", "overlap"),
+    ranks=2,
+)
 def no_distributed_sampler(seed: int, buggy: bool) -> Program:
     splits = digits(seed)
     options = {"max_steps": 40, "use_distributed_sampler": not buggy}
     return Program(LitClassifier(cnn()), DigitsData(splits, 16), None, splits.test, options)
 
 
-@distributed("accuracy", "replicas-differ replicas", (r"replica|ranks? (differ|disagree)|diverge|not the same on",), ranks=2)
+@distributed("accuracy", "replicas-differ", ("replica", "ranks? .*(differ|disagree)", "parameters differ"), ranks=2)
 def replicas_differ(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_fit_start(self) -> None:

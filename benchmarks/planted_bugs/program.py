@@ -105,7 +105,7 @@ def accuracy(program: Program) -> float:
 
 
 def r2(program: Program) -> float:
-    """Share of the clean test targets' variance that is explained, in [-1, 1]; what is not finite or worse counts -1."""
+    """Share of the clean test targets' variance that is explained, in [-1, 1]; not finite, or worse, counts as -1."""
     said, targets = outputs(program).flatten(), program.test[1].flatten()
     explained = 1 - (said - targets).square().mean() / targets.var(correction=0)
     return float(explained.clamp(-1, 1).nan_to_num(-1.0))
