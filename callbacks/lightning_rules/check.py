@@ -15,16 +15,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lightning_rules import record
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.namespace import namespace_of
+from lightning_rules.preflight.gradient_check import GradientCheck
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.recommended import RECOMMENDED, make
 from lightning_rules.rule import Rule
 from lightning_rules.untouched import untouched
 
 # What takes too long for the beginning of every fit.
-EXPENSIVE: tuple[type[Rule], ...] = ()
+EXPENSIVE: tuple[type[Rule], ...] = (GradientCheck,)
 CHECKED = (*RECOMMENDED, *EXPENSIVE)
 # What cannot be judged unless one knows how long the run will be.
-UNPLANNED: dict[str, str] = {}
+UNPLANNED = {"schedule-audit": "check was not told how long the run will be (max_epochs)"}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_rules.data.data_audit import DataAudit
+from lightning_rules.data.label_suspects import LabelSuspects
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.init.last_layer_bias_init import LastLayerBiasInit
 from lightning_rules.init.loss_at_init import LossAtInit
@@ -20,7 +21,7 @@ from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 
-# Those that act come first, so that the checks see the run as it will start; then the checks, in the order of their cost.
+# Those that act come first, so that the checks see the run as it will start; then the checks, by their cost.
 RECOMMENDED: tuple[type[Rule], ...] = (
     SeedEverything,
     LastLayerBiasInit,
@@ -33,6 +34,7 @@ RECOMMENDED: tuple[type[Rule], ...] = (
     StepSize,
     OverfitOneBatch,
     InputIndependentBaseline,
+    LabelSuspects,
 )
 
 

@@ -27,7 +27,7 @@ MIXED = RANDOM.integers(0, 10, (40, 32))
 @pytest.mark.parametrize(
     ("order", "severity", "words"),
     [
-        (Order("in order", True, IN_ORDER), Severity.WARNING, "32 consecutive examples hold 1.2 classes"),
+        (Order("in order", True, IN_ORDER), Severity.WARNING, "32 examples of a step hold 1.2 classes"),
         (Order("stream", False, IN_ORDER), Severity.WARNING, "sorted by label"),
         (Order("sampler", False, IN_ORDER), Severity.WARNING, "sorted by label"),
         (Order("sampler", False, GROUPED), Severity.INFO, "in groups"),  # one class a batch, in random order

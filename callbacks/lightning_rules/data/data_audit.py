@@ -7,13 +7,18 @@ from typing import Any, ClassVar, Literal
 from lightning_rules.audit import Audit, Part, aspects_of
 from lightning_rules.data import (
     class_counts,
+    distributed_sampling,
     distribution_shift,
     duplicates,
     input_scale,
     input_structure,
     junk,
     label_probe,
+    repeated_batches,
+    same_draws,
+    shuffle,
     target_values,
+    validation_passes,
 )
 from lightning_rules.data.data_seen import DataSeen
 from lightning_rules.deadline import Deadline
@@ -88,6 +93,11 @@ class DataAudit(Audit):
         label_probe.PART,
         duplicates.PART,
         # How the loaders behave.
+        shuffle.PART,
+        repeated_batches.PART,
+        validation_passes.PART,
+        same_draws.PART,
+        distributed_sampling.PART,
     )
     aspects = aspects_of(parts)
 

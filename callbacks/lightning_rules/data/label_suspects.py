@@ -60,8 +60,8 @@ class LabelSuspects(PreflightCheck):
     Under DDP: Each rank reads the same examples; rank 0's numbers are judged, the same everywhere, and it draws the
         picture.
 
-    Cost: About 0.3 s on digits on one core, and 1 s to import cleanlab; up to 2 s a split to read large
-        examples. No trace is left.
+    Cost: On digits 0.4 to 1 s on one core, and 1 to 3 s once to import cleanlab; up to 2 s a split to read
+        examples that are dear to read. No trace is left.
 
     Example:
         >>> from lightning.pytorch import Trainer

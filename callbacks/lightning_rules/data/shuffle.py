@@ -24,7 +24,7 @@ NAME = "shuffle"
 BLOCKS = 64  # steps that are looked at, evenly spread over a pass
 FEWEST = 3
 SMALLEST = 8  # examples of a block; smaller steps are put together
-LARGEST = 256
+LARGEST = 256  # of larger ones so many are looked at, evenly spread
 SECONDS = 1.0  # for reading labels that can be had only with their inputs
 GROUPED = 0.5  # variety of labels in a step over that of random ones: less is worth a word
 SORTED = 0.3  # and less an alarm where nobody asked for it
@@ -77,14 +77,15 @@ def measure(seen: Any, deadline: Deadline) -> Order:
     flat = [int(index) for index in flat]
     fixed = len(batches) > 1 and index_batches(train.loader, epoch=1) == batches
     way: Literal["in order", "sampler"] = "in order" if flat == sorted(flat) else "sampler"
-    size = min(LARGEST, max(SMALLEST, together * max(1, len(batches[0]))))
+    size = max(SMALLEST, together * max(1, len(batches[0])))
+    kept = np.unique(np.linspace(0, size - 1, min(LARGEST, size)).astype(int)).tolist()
     starts = _starts(len(flat), size)
-    chosen = [flat[start : start + size] for start in starts]
+    chosen = [[flat[start + place] for place in kept] for start in starts]
     found = _labels(train, chosen, deadline)
     if found is None:
         return Order(way, fixed, None)
     labels, classes = _numbers(found)
-    return Order(way, fixed, labels.reshape(-1, size).numpy() if len(labels) else None, classes)
+    return Order(way, fixed, labels.reshape(-1, len(kept)).numpy() if len(labels) else None, classes)
 
 
 def _starts(count: int, size: int) -> list[int]:
@@ -216,13 +217,9 @@ def _finding(order: Order, labels: NDArray[Any], ratio: float, measured: float) 
     evidence = {"variety_over_random": measured, "steps": len(labels), "examples_a_step": size, "way": order.way}
     if order.classes:
         here, there = _kinds(labels), _dealt(labels[..., None], lambda dealt: _kinds(dealt[..., 0]))[0]
-        seen = (
-            f"{size} consecutive examples hold {here:.1f} classes on average, where random ones would hold {there:.1f}"
-        )
+        seen = f"{size} examples of a step hold {here:.1f} classes on average, where random ones would hold {there:.1f}"
         if order.elsewhere is not None:
-            seen = (
-                f"{size} consecutive examples hold {here:.1f} of {len(np.unique(order.elsewhere))} classes on average"
-            )
+            seen = f"{size} examples of a step hold {here:.1f} of {len(np.unique(order.elsewhere))} classes on average"
         grouped = _is_sorted(labels) if order.way == "sampler" else True
     else:
         place = np.repeat(np.arange(len(labels)), size)
@@ -230,7 +227,7 @@ def _finding(order: Order, labels: NDArray[Any], ratio: float, measured: float) 
         correlation = float(abs(np.corrcoef(place, rank)[0, 1]))
         evidence["rank_correlation"] = correlation
         seen = (
-            f"targets in {size} consecutive examples vary {measured:.0%} as much as random ones, "
+            f"targets in {size} examples of a step vary {measured:.0%} as much as random ones, "
             f"and their order goes with their place in the pass by {correlation:.2f}"
         )
         grouped = correlation > IN_ORDER

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from lightning_rules import LRFinder, Report, Rule
+from lightning_rules import CapacityCheck, LRFinder, RandomFeatures, Report, Rule
 from lightning_rules.catalogue import family_of
 from lightning_rules.check import look, rules_to_check
 from lightning_rules.preflight_check import PreflightCheck
@@ -32,7 +32,8 @@ def run_check(trainer: Trainer, model: LightningModule, datamodule: LightningDat
         ValueError: There is no such rule, or a reason is missing.
         SystemExit: With status 1, if a finding is an error.
     """
-    extra: list[Rule] = []
+    extra: list[Rule] = [CapacityCheck(budget=None)] if asked.capacity else []
+    extra += [RandomFeatures(budget=None)] if asked.probe == "random" else []
     reasons = {**_ignored(trainer), **_reasons(asked.skip or ())}
     rules = _as_configured(rules_to_check(reasons, asked.only, extra), trainer)
     report = look(trainer, model, rules, asked.only, progress=sys.stderr.isatty(), datamodule=datamodule)
