@@ -65,7 +65,7 @@ def report(options: argparse.Namespace, run: Workers) -> str:
     parts = [
         f"{origin('torch', 'lightning')}; {len(hurting)} bugs that hurt, {len(latent)} latent, "
         f"{len(options.healthy)} healthy configurations x {options.healthy_runs} seeds; "
-        f"{time.perf_counter() - began:.0f} s.",
+        f"{time.perf_counter() - began:.0f} s, without what kill.json held.",
         totals_table(verdicts, hurting, options.healthy, options.detectors),
         "Bugs that hurt:",
         cases_table(verdicts, hurting, options.detectors),

@@ -15,6 +15,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.labels import draws
 from lightning_rules.rule import NotApplicable
 
+SWAPPED = 0.75  # of all examples held out: three times as many as are trained on
 ENOUGH_A_CLASS = 5_000  # Goodfellow et al. (2016), section 1.2.2: acceptable results
 SMALL = 100_000  # Goodfellow et al. (2016), section 5.3.1: below about this, one split is noisy
 UNEVEN = 10.0  # ratio of the largest to the smallest class that is told
@@ -218,6 +219,10 @@ def _sizes(counts: Counts) -> Iterator[Finding]:
     if held is not None:
         share = held / (size + held)
         message = f"{held:,} of {size + held:,} examples ({share:.0%}) are held out for validation."
+        if share >= SWAPPED and size < 5_000:
+            advice = "Look whether the splits were swapped, or most of the training set was lost on the way."
+            yield Finding("split-ratio", Severity.WARNING, message, advice, {"share": share})
+            return
         usual = 0.05 <= share <= 0.5 or held >= 5_000
         yield Finding("split-ratio", Severity.OK if usual else Severity.INFO, message, "", {"share": share})
 

@@ -20,6 +20,7 @@ from lightning_rules.rule import NotApplicable
 WARNED = 0.01  # share of validation examples found in training, beyond what duplicates within training explain
 CERTAIN = 0.2
 FEWEST = 3  # validation examples found in training that are told as more than chance
+FEW_DISTINCT = 0.2  # of the training examples: copies of so few are no oversampling
 TOLD = 0.05  # share of duplicates within training that is told
 CONFLICTS = 0.05  # share of training examples whose twin has another label
 WIDE = 16  # values an input; narrower ones coincide by nature
@@ -228,6 +229,15 @@ def _doubled(twins: Twins) -> Iterator[Finding]:
     message = f"{twins.doubled:.1%} of {twins.train:,} training examples have a copy ({twins.looked_at} compared)."
     if twins.doubled <= TOLD:
         yield Finding("no-duplicates", Severity.OK, message, "", evidence)
+        return
+    few = twins.distinct < FEW_DISTINCT * twins.train
+    if few and twins.validation and twins.leaked < 0.5 and twins.width >= WIDE:  # else copies are in the data's nature
+        message = (
+            f"{twins.train:,} training examples are copies of {twins.distinct:,} ({twins.looked_at} compared), and "
+            f"only {twins.leaked:.0%} of the validation examples are among these: training sees too few."
+        )
+        advice = "Look for an index that is cut, divided or ignored in the data set's __getitem__, or a batch stored once."
+        yield Finding("no-duplicates", Severity.WARNING, message, advice, evidence)
         return
     yield Finding("no-duplicates", Severity.INFO, message, "Drop copies, unless they are wanted.", evidence)
 

@@ -42,11 +42,13 @@ class Kept:
         steps: How often it stepped.
         kept: Between how many pairs of its steps gradients were added to those of an earlier step, and never to none.
         growth: The norm of the gradients at its last step over that at its first.
+        empty: At how many steps all gradients had been cleared again, though some had come since the step before.
     """
 
     steps: int
     kept: int
     growth: float = 1.0
+    empty: int = 0
 
 
 def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
@@ -72,7 +74,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> list[Kept]:
             if all(watch.steps >= ENOUGH for watch in watches):
                 break
             deadline.require(0.01, "several training steps")
-    return [Kept(watch.steps, watch.kept, watch.growth) for watch in watches]
+    return [Kept(watch.steps, watch.kept, watch.growth, watch.empty) for watch in watches]
 
 
 def _overridden(view: View) -> list[Kept]:
@@ -119,10 +121,10 @@ class _Watch:
         self.optimizer = optimizer
         groups = [one for group in optimizer.param_groups for one in group["params"]]
         self.parameters: list[Tensor] = [one for one in groups if one.requires_grad]
-        self.steps = self.kept = 0
+        self.steps = self.kept = self.empty = 0
         self.growth = 1.0
         self._first = 0.0
-        self._met_nothing = self._met_something = False
+        self._met_nothing = self._met_something = self._came = False
         for parameter in self.parameters:
             hooks.callback(parameter.register_hook(partial(self._arrived, parameter)).remove)  # type: ignore[no-untyped-call]
 
@@ -130,6 +132,7 @@ class _Watch:
         return getattr(self.optimizer, name)
 
     def _arrived(self, parameter: Tensor, gradient: Tensor) -> None:
+        self._came |= bool(gradient.any())
         if self.steps:
             clear = _is_clear(parameter)
             self._met_nothing |= clear
@@ -142,7 +145,8 @@ class _Watch:
         self._first = self._first or norm
         self.growth = norm / self._first if self._first else 1.0
         self.kept += self._met_something and not self._met_nothing
-        self._met_nothing = self._met_something = False
+        self.empty += self._came and norm == 0
+        self._met_nothing = self._met_something = self._came = False
         self.steps += 1
         return value
 
@@ -160,7 +164,12 @@ def judge(ranks: Sequence[list[Kept]]) -> list[Finding]:
     found = []
     for place, seen in enumerate(ranks[0]):
         which = f"optimiser {place}" if len(ranks[0]) > 1 else "the optimiser"
-        evidence = {"steps": seen.steps, "kept": seen.kept, "growth": seen.growth}
+        evidence = {"steps": seen.steps, "kept": seen.kept, "growth": seen.growth, "empty": seen.empty}
+        if seen.steps >= 2 and seen.empty == seen.steps:
+            message = f"{which} steps on cleared gradients: in {seen.empty} of {seen.steps} steps all were zero again."
+            advice = "Call optimizer.zero_grad() before backward or after step, not between the two."
+            found.append(Finding(NAME, Severity.ERROR, message, advice, evidence))
+            continue
         if seen.steps >= ENOUGH and seen.kept >= seen.steps - 1:
             message = (
                 f"{which} never starts from cleared gradients: in {seen.kept} of {seen.steps - 1} steps they were "

@@ -107,23 +107,22 @@ def _untrained(facts: Facts) -> Iterator[Finding]:
 
 
 def _detached(facts: Facts) -> Iterator[Finding]:
-    """Layers that ran within a graph before the first layer that gets a gradient, which was given none of it."""
+    """Layers that ran before the first layer that gets a gradient, and fed it without a graph."""
     reached = [one.ran for one in facts.parameters if _reached(one) and one.ran is not None]
     first = min(reached, default=0)
-    below = [
-        one
-        for one in _to_train(facts)
-        if one.gradient == "none" and one.linked and one.ran is not None and one.ran < first
-    ]
+    before = [one for one in _to_train(facts) if one.gradient == "none" and one.ran is not None and one.ran < first]
+    silent = first in facts.silently
+    below = [one for one in before if one.linked or (silent and not one.evaluation)]
     share = _elements(below) / max(1, _elements(_to_train(facts)))
     if not below or share < BLOCK or facts.fed.get(first, False):
         return
     message = (
-        f"no gradient comes back to {_told(below)}, though these layers ran with gradients on before "
-        f"`{_layer(facts, first)}`, "
-        f"which has one: {share:.0%} of what the optimiser holds never moves."
+        f"no gradient comes back to {_told(below)}, though these layers ran "
+        f"{'with gradients off, to feed' if silent else 'with gradients on, before'} `{_layer(facts, first)}`, which "
+        f"has one: {share:.0%} of what the optimiser holds never moves."
     )
-    advice = "Look for a detach(), .data, .item() or NumPy call between these layers and the next, and take it out."
+    culprit = "torch.no_grad() or inference_mode()" if silent else "detach(), .data, .item() or NumPy call"
+    advice = f"Take the {culprit} between these layers and the next out, or freeze them (requires_grad_(False), eval())."
     severity = Severity.INFO if facts.manual else Severity.WARNING
     yield Finding(DETACHED, severity, message, advice, _evidence(below))
 

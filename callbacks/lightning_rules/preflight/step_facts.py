@@ -90,12 +90,15 @@ class Facts:
         parameters: Each parameter, once.
         modes: Each layer that ran and does another thing in training.
         fed: By place in the order of layers: whether a layer was given a tensor that has a graph.
+        silently: Places of layers that were given what a layer with trained parameters, in training mode, put out while
+            gradients were off.
         manual: Whether the module optimises manually.
     """
 
     parameters: tuple[ParameterSeen, ...]
     modes: tuple[LayerMode, ...] = ()
     fed: dict[int, bool] = field(default_factory=dict)
+    silently: frozenset[int] = frozenset()
     manual: bool = False
 
 
@@ -155,9 +158,9 @@ def read_step(view: View, batch: Any, batch_idx: int) -> Facts:
         finally:
             for tensor, gradient in kept:  # those of foreign tensors, which `untouched` does not know
                 tensor.grad = gradient
-    return Facts(
-        parameters, modes, {run.place: run.fed for run in runs.values()}, not view.module.automatic_optimization
-    )
+    fed = {run.place: run.fed for run in runs.values()}
+    silently = frozenset(run.place for run in runs.values() if run.silently)
+    return Facts(parameters, modes, fed, silently, not view.module.automatic_optimization)
 
 
 def _begin(module: Any, batch: Any, batch_idx: int) -> None:
@@ -189,6 +192,7 @@ class _Run:
     evaluation: bool = False
     linked: bool = False
     fed: bool = False
+    silently: bool = False
 
 
 def _places(view: View) -> Iterator[_Place]:
@@ -218,13 +222,19 @@ def _places(view: View) -> Iterator[_Place]:
 def _watched(parts: dict[str, nn.Module]) -> Iterator[dict[nn.Module, _Run]]:
     """How each part runs inside the block."""
     runs: dict[nn.Module, _Run] = {}
+    silent: dict[int, Tensor] = {}  # by storage; the tensors are held, so that no other takes their place
 
     def hook(part: nn.Module, inputs: Any, output: Any) -> None:
         run = runs.setdefault(part, _Run(len(runs)))
         run.training |= part.training
         run.evaluation |= not part.training and torch.is_grad_enabled()
         run.linked |= any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in tree_leaves(output))
-        run.fed |= any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
+        given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        run.fed |= any(leaf.requires_grad for leaf in given)
+        run.silently |= any(leaf.untyped_storage().data_ptr() in silent for leaf in given)
+        if not torch.is_grad_enabled() and part.training and any(one.requires_grad for one in part.parameters()):
+            silent.update({leaf.untyped_storage().data_ptr(): leaf for leaf in tree_leaves(output)
+                           if isinstance(leaf, Tensor)})  # fmt: skip
 
     handles = [
         part.register_forward_hook(hook) for part in parts.values() if not isinstance(part, torch.jit.ScriptModule)
