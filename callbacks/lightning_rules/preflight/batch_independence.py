@@ -27,9 +27,9 @@ class BatchIndependence(PreflightCheck):
 
     What it does: Runs ``training_step`` in evaluation mode on up to 13 examples, then twice more with the inputs of
         one half of them overwritten, then of the other, each time with the same random numbers, and compares the
-        outputs of the rows that were left alone: what the loss function is given, if it is compared with labels of the batch, else what the
-        outermost modules return. Every dimension that may count examples is tried, and the one with the least
-        dependence counts. Hooks tell in which module rows mix first.
+        outputs of the rows that were left alone: what the loss function is given, if it is compared with labels of
+        the batch, else what the outermost modules return. Every dimension that may count examples is tried, and the
+        one with the least dependence counts. Hooks tell in which module rows mix first.
 
     Fires when: An output of an untouched row changes by more than 0.001 of the outputs' spread (0.05 in 16 bits), in
         every way to read rows (warning). Inputs that ``training_step`` mixes before any module sees them, as mixup

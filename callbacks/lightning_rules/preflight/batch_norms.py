@@ -14,7 +14,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.preflight.layer_runs import BATCH_NORMS, LayerRun
 from lightning_rules.preflight.model_seen import ModelSeen
 
-BIAS, TINY, RECURRENT = "no-bias-before-norm", "tiny-batch-norm", "layer-norm-rnn"
+BIAS, TINY, RECURRENT, STILL = "no-bias-before-norm", "tiny-batch-norm", "layer-norm-rnn", "still-batch-norm"
 TOO_FEW = 3  # examples a device: batch norm's error grows fast below 4 (Wu and He 2018, figure 1)
 ONE_VALUE = "Expected more than 1 value per channel"  # what torch raises
 
@@ -31,6 +31,7 @@ class NormsSeen:
         flat: The first batch norm in training mode that gets one value a channel and example; "" for none.
         refused: Whether torch refused the batch: one value per channel.
         recurrent: Batch norms that get what depends on their own output, with the number of their runs.
+        still: Batch norms in training mode whose running statistics never move, since their momentum is 0.
     """
 
     biased: tuple[tuple[str, int], ...] = ()
@@ -39,6 +40,7 @@ class NormsSeen:
     flat: str = ""
     refused: bool = False
     recurrent: tuple[tuple[str, int], ...] = ()
+    still: tuple[str, ...] = ()
 
 
 def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
@@ -61,6 +63,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
         last_batch(seen.trainer.train_dataloader, seen.trainer.num_training_batches),
         next((run.name for run in trained if _is_flat(run, trace.examples)), ""),
         recurrent=tuple(counts.items()),
+        still=tuple(run.name for run in trained if run.module.track_running_stats and run.module.momentum == 0),
     )
 
 
@@ -99,7 +102,7 @@ def last_batch(loader: Any, batches: float) -> int | None:
 def judge(ranks: Sequence[NormsSeen]) -> list[Finding]:
     """Findings on the first rank's layers and on the smallest batch of all ranks; pure."""
     first = ranks[0]
-    return [*_judge_size(ranks), *_judge_bias(first), *_judge_recurrence(first)]
+    return [*_judge_size(ranks), *_judge_bias(first), *_judge_recurrence(first), *_judge_momentum(first)]
 
 
 def _judge_size(ranks: Sequence[NormsSeen]) -> list[Finding]:
@@ -140,4 +143,14 @@ def _judge_recurrence(seen: NormsSeen) -> list[Finding]:
     return [Finding(RECURRENT, Severity.INFO, message, advice, {"runs": runs})]
 
 
-PART = Part((BIAS, TINY, RECURRENT), measure, judge)
+def _judge_momentum(seen: NormsSeen) -> list[Finding]:
+    if not seen.still:
+        return []
+    message = (
+        f"{len(seen.still)} batch norms ({seen.still[0]}, ...) have momentum 0: what evaluation normalises with is "
+        "never learnt. torch's momentum is the share of the new batch, 0.1 by default."
+    )
+    return [Finding(STILL, Severity.WARNING, message, "Set momentum to 0.1.", {"layers": len(seen.still)})]
+
+
+PART = Part((BIAS, TINY, RECURRENT, STILL), measure, judge)

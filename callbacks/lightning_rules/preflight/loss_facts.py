@@ -37,6 +37,8 @@ class LossFacts:
         one_hot: Whether each row of the target is a one among zeros.
         reconstructs: Whether the target is a part of the inputs.
         ignored: Share of targets that equal ``ignore_index``.
+        dropped: Share of targets, where there is one an example, that name a class and yet weigh nothing.
+        smoothing: Label smoothing.
         weights: Lowest, highest, number of zeros and finiteness of the class weights; None where there are none.
         total_weight: Sum over examples of the weights with which their mean loss enters what the step returns:
             1 for a mean, the number of examples for a sum; None where it is not known.
@@ -60,6 +62,8 @@ class LossFacts:
     one_hot: bool = False
     reconstructs: bool = False
     ignored: float = 0.0
+    dropped: float = 0.0
+    smoothing: float = 0.0
     weights: tuple[float, float, int, bool] | None = None
     total_weight: float | None = None
     examples: int = 0
@@ -112,6 +116,8 @@ def facts_of(call: LossCall, loss: Tensor | None, inputs: list[Tensor]) -> LossF
         one_hot=_one_hot(numbers),
         reconstructs=_is_input(target, inputs),
         ignored=_ignored(call, target),
+        dropped=_dropped(call, target),
+        smoothing=float(call.arguments.get("label_smoothing") or 0.0),
         weights=_weights(call),
         total_weight=_total_weight(call, loss),
         examples=len(output) if output.dim() else 0,
@@ -160,6 +166,16 @@ def _ignored(call: LossCall, target: Tensor) -> float:
     if index is None or target.is_floating_point() or not target.numel():
         return 0.0
     return float((target == index).float().mean())
+
+
+def _dropped(call: LossCall, target: Tensor) -> float:
+    if target.is_floating_point() or target.dim() != 1 or not target.numel():
+        return 0.0
+    index, weights = call.arguments.get("ignore_index"), call.arguments.get("weight")
+    nothing = (target == index) & (target >= 0) if index is not None else torch.zeros_like(target, dtype=torch.bool)
+    if isinstance(weights, Tensor) and weights.dim() == 1:
+        nothing = nothing | (weights.to(target.device) == 0)[target.clamp(0, len(weights) - 1)]
+    return float(nothing.float().mean())
 
 
 def _weights(call: LossCall) -> tuple[float, float, int, bool] | None:

@@ -122,7 +122,9 @@ def _detached(facts: Facts) -> Iterator[Finding]:
         f"has one: {share:.0%} of what the optimiser holds never moves."
     )
     culprit = "torch.no_grad() or inference_mode()" if silent else "detach(), .data, .item() or NumPy call"
-    advice = f"Take the {culprit} between these layers and the next out, or freeze them (requires_grad_(False), eval())."
+    advice = (
+        f"Take the {culprit} between these layers and the next out, or freeze them with requires_grad_(False)."
+    )
     severity = Severity.INFO if facts.manual else Severity.WARNING
     yield Finding(DETACHED, severity, message, advice, _evidence(below))
 

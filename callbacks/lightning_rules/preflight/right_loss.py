@@ -13,6 +13,7 @@ from lightning_rules.preflight.loss_facts import LossFacts
 from lightning_rules.preflight.model_seen import ModelSeen
 
 RIGHT_LOSS, BROADCAST = "right-loss", "silent-broadcast"
+SMOOTHED = 0.5  # label smoothing; published recipes have 0.1 to 0.3
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 OWN = {"cross_entropy": "log-softmax", "binary_cross_entropy_with_logits": "sigmoid"}
 UNREACHABLE = 0.2  # the share of targets that the output cannot reach
@@ -183,6 +184,13 @@ def _weighting(call: LossFacts) -> Iterator[Finding]:
     if call.ignored == 1.0:
         message = f"{call.name}: every target of the batch equals ignore_index, so that nothing is learnt from it."
         yield _finding(Severity.ERROR, call, message, "Set ignore_index to a value that is no label.")
+    elif call.dropped:
+        message = f"{call.dropped:.0%} of the examples weigh nothing in {call.name}: their class is never learnt."
+        advice = "Give their class a weight above 0, and ignore_index a value that is no label (-100)."
+        yield _finding(Severity.WARNING, call, message, advice)
+    if call.smoothing > SMOOTHED:
+        message = f"{call.name} smooths labels by {call.smoothing:g}: little of them is left (0.1 is usual)."
+        yield _finding(Severity.WARNING, call, message, "Set label_smoothing to 0.1 or less.")
     if call.weights is None:
         return
     lowest, highest, zeros, finite = call.weights
