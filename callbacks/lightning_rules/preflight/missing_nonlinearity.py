@@ -121,7 +121,7 @@ def _gradient_ratio(trace: Trace) -> float | None:
 
 
 def through_depth(sizes: Sequence[float]) -> float | None:
-    """What becomes of the gradient from the last layer to the first, in all or without the largest change at one layer: the milder.
+    """What becomes of the gradient from last layer to first: in all, or without its largest step, what is milder.
 
     A head or a gate that is nearly closed at the start makes one step down, a branch that is nearly closed one down
     and one up; depth makes many in one direction.
