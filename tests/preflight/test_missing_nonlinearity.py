@@ -48,4 +48,5 @@ def test_healthy(seen: StackSeen) -> None:
 def test_one_step_is_not_depth() -> None:
     assert through_depth([1e-12, 1e-9, 1e-6, 1e-3, 1.0]) == pytest.approx(1e-9)
     assert through_depth([1e-10, 2e-10, 1e-10, 1.0]) == pytest.approx(1.0), "a head that is nearly closed"
+    assert through_depth([1.0, 1e-6, 2e-6, 1.0, 1e-6, 1.0]) == pytest.approx(1.0), "branches that are nearly closed"
     assert through_depth([1.0, 2.0]) is None

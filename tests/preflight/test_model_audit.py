@@ -159,6 +159,12 @@ def entropy(self: Any, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(self(x), y)
 
 
+def with_hinge(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    """A margin that all examples meet: off, but no unit."""
+    output = self(x)
+    return F.cross_entropy(output, y) + F.relu(output.repeat(1, 8) - 100).mean()
+
+
 def squared(self: Any, x: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(self(x), y)
 
@@ -271,6 +277,7 @@ HEALTHY: dict[str, Callable[[], list[Any]]] = {
     "variational": lambda: audit(Variational(), reconstruction),
     "zero head": lambda: audit(nn.Sequential(*mlp()[:-1], filled(nn.Linear(64, 10), 0.0)), entropy),
     "recurrent": lambda: audit(Reader(), entropy),
+    "hinge": lambda: audit(mlp(), with_hinge),
 }
 
 

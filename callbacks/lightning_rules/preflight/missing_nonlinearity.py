@@ -121,15 +121,16 @@ def _gradient_ratio(trace: Trace) -> float | None:
 
 
 def through_depth(sizes: Sequence[float]) -> float | None:
-    """What becomes of the gradient from the last layer to the first, the largest change at one layer left out.
+    """What becomes of the gradient from last layer to first: in all, or without its largest step, what is milder.
 
-    A head or a gate that is nearly closed at the start makes one step; depth makes many.
+    A head or a gate that is nearly closed at the start makes one step down, a branch that is nearly closed one down
+    and one up; depth makes many in one direction.
 
     Args:
         sizes: The gradient at each layer, first layer first; positive.
     """
     steps = sorted((math.log(size / after) for size, after in pairwise(sizes)), key=abs)
-    return math.exp(sum(steps[:-1])) if len(steps) > 1 else None
+    return math.exp(min(sum(steps), sum(steps[:-1]), key=abs)) if len(steps) > 1 else None
 
 
 def judge(ranks: Sequence[StackSeen]) -> list[Finding]:

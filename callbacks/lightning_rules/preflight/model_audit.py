@@ -23,6 +23,7 @@ from lightning_rules.preflight.model_seen import ModelSeen
 from lightning_rules.view import View
 
 # In the order of their cost. All read the same training step; dropout runs one more in evaluation mode.
+# Parts about parameters, optimisers, modes and settings stand here too, beside those about layers and loss.
 PARTS: tuple[Part, ...] = (
     right_loss.PART,
     summed_loss.PART,
@@ -54,17 +55,18 @@ class ModelAudit(Audit):
         broadcast to all pairs (``silent-broadcast``); a summed loss makes plain SGD step beyond 2 times a mean's rate
         over 1 minus momentum (``summed-loss``); batch norm over fewer than 4 examples a device, or a last batch of
         one (``tiny-batch-norm``); two wide linear layers with nothing between them (``missing-nonlinearity``); the
-        first layer's gradient is 1e-8 of the last layer's (``depth``); units alike in weights and gradients, or no
-        gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off for every example
-        (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80% (``dropout``), or on
-        in evaluation (``stochastic-evaluation``). For a person's eye: biases before batch norms
+        gradient shrinks 1e8 times over the layers, the largest step not counted (``depth``); units alike in weights
+        and gradients, or no gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off
+        for every example (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80%
+        (``dropout``), or on in evaluation (``stochastic-evaluation``). For a person's eye: biases before batch norms
         (``no-bias-before-norm``), batch norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch
         norm or on under 5,000 examples.
 
     Under DDP: Each rank looks at a batch of its own; what is wrong on any rank counts, units are dead or alike where
         they are on all. Sharded strategies (FSDP, DeepSpeed): does not apply.
 
-    Cost: One training step and one evaluation step before the first step; no trace is left.
+    Cost: Forward and backward of one batch, and one evaluation step, before the first step (0.1 s on digits on one
+        core, 2 s for 16 images of 160 x 160 through a small EfficientNet); no trace is left.
 
     Example:
         >>> from lightning.pytorch import Trainer
