@@ -26,9 +26,17 @@ def origin(*packages: str) -> str:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Train inside the block without a word of Lightning or of the rules, and leave no file where one stands."""
-    for name, level in (("lightning.pytorch", logging.ERROR), ("lightning_rules", logging.CRITICAL)):
-        logging.getLogger(name).setLevel(level)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), warnings.catch_warnings(action="ignore"):
+    levels = {"lightning.pytorch": logging.ERROR, "lightning_rules": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in levels}
+    with (
+        contextlib.ExitStack() as undo,
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        for name, level in levels.items():
+            undo.callback(logging.getLogger(name).setLevel, before[name])
+            logging.getLogger(name).setLevel(level)
         yield
 
 

@@ -20,7 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import lightning_rules
 from lightning_recipe.whole_file import whole_file
 from lightning_rules import Rule
-from lightning_rules.catalogue import SECTIONS, page_of, rules_in
+from lightning_rules.catalogue import FAMILIES, SECTIONS, family_of, page_of, rules_in
 from lightning_rules.recommended import RECOMMENDED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def generated(rules: Sequence[type[Rule]], root: Path) -> dict[str, str]:
     if readme and start in readme and end in readme:
         before, _, rest = readme.partition(start)
         after = rest.partition(end)[2]
-        files[README] = f"{before}{start}\n{table(rules, PAGE)}{end}{after}"
+        files[README] = f"{before}{start}\n{listing(rules, PAGE)}{end}{after}"
     return files
 
 
@@ -82,6 +82,16 @@ def table(rules: Sequence[type[Rule]], page: str) -> str:
         cells = [markdown(cell).replace("|", r"\|") for cell in cells]
         lines.append(f"| [{rule.name}]({page}#{rule.name}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def listing(rules: Sequence[type[Rule]], page: str) -> str:
+    """One line a family, which names its rules; those that are recommended in bold."""
+    families: dict[str, list[str]] = {}
+    for rule in rules:
+        link = f"[{rule.name}]({page}#{rule.name})"
+        families.setdefault(family_of(rule), []).append(f"**{link}**" if rule in RECOMMENDED else link)
+    rows = [f"| {FAMILIES[family].rstrip('.')} | {', '.join(links)} |" for family, links in families.items()]
+    return "\n".join(["| | bold: recommended |", "| --- | --- |", *rows]) + "\n"
 
 
 def section(rule: type[Rule]) -> str:

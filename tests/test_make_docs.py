@@ -105,15 +105,17 @@ def test_table_marks_what_is_recommended(make_docs) -> None:
 def test_readme_gets_the_table_between_its_comments(make_docs, tmp_path) -> None:
     start, end = make_docs.TABLE
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n{start}\nold\n{end}\nThe rest.\n")
+    readme.write_text(f"# Title\n{start}\nstale\n{end}\nThe rest.\n")
     make_docs.main([], tmp_path)
     text = readme.read_text()
-    assert text.startswith(f"# Title\n{start}\n| rule | ")
+    assert text.startswith(f"# Title\n{start}\n| | bold: recommended |")
     assert text.endswith(f"|\n{end}\nThe rest.\n")
-    assert "(docs/rules.md#loss-at-init)" in text
-    assert "old" not in text
+    assert "| Rules about how a network starts | " in text
+    assert "**[loss-at-init](docs/rules.md#loss-at-init)**" in text
+    assert ", [recurrent-init](docs/rules.md#recurrent-init)" in text
+    assert "stale" not in text
     assert make_docs.main(["--check"], tmp_path) == 0
-    readme.write_text(text.replace("| check |", "| chick |"))
+    readme.write_text(text.replace("[loss-at-init]", "[loss-at-end]"))
     assert make_docs.main(["--check"], tmp_path) == 1
 
 

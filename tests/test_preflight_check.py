@@ -128,8 +128,8 @@ def test_one_part_leaves_the_others_alone() -> None:
     (alarm,) = [finding for finding in rule.findings if finding.severity is Severity.ERROR]
     assert (alarm.rule, alarm.message) == ("leak", "7 examples leak.")
     none, broken = [finding for finding in rule.findings if finding.severity is Severity.INFO]
-    assert none.message == "Does not apply: there are no labels. (labels, order, size)"
-    assert broken.message == "Does not apply: the measurement failed with KeyError: 'nothing' (broken)"
+    assert none.message == "Does not apply: there are no labels (labels, order, size)."
+    assert broken.message == "Does not apply: the measurement failed with KeyError: 'nothing' (broken)."
 
 
 def test_one_aspect_is_ignored_with_a_reason() -> None:

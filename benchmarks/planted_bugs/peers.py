@@ -1,6 +1,7 @@
 """Published thresholds of other detectors, re-implemented over one trace of a fit; and all peers by name.
 
-The figures of both sets are those of their documentation; nothing is tuned here.
+Both are approximations, and nothing is tuned here: each function says which figures are published, and which
+definitions are ours. They tell how such fixed thresholds fare, not how the products do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def peers() -> dict[str, Detector]:
 def sagemaker_debugger(program: Program) -> list[Alarm]:
     """Built-in rules of Amazon SageMaker Debugger at their defaults.
 
-    Source: Amazon SageMaker developer guide, "List of Debugger built-in rules", a page a rule: VanishingGradient
+    Source: Amazon SageMaker developer guide, "List of Debugger built-in rules", a page a rule. Looked up there:
+    VanishingGradient, DeadRelu, WeightUpdateRatio, PoorWeightInitialization and the limit of tanh; the other figures
+    are from memory, and Overfit is without its patience. The rules: VanishingGradient
     (mean of the absolute gradient below 1e-7), ExplodingTensor (not finite), DeadRelu (more than 50% of a layer's units
     active for less than 1% of the inputs), SaturatedActivation (tanh beyond 9.4999, sigmoid beyond 23, more than 50% of
     units), PoorWeightInitialization (variances of rectifier inputs apart by more than a factor of 10 in the first
@@ -89,14 +92,15 @@ def _sagemaker_inputs(batch: Any) -> Iterator[Alarm]:
 
 
 def the_deep_checker(program: Program) -> list[Alarm]:
-    """Checks of TheDeepChecker at the thresholds that it ships with.
+    """Some checks of TheDeepChecker, at the thresholds of a PyTorch adaptation of it (DRLDebugger).
 
-    Source: Ben Braiek and Khomh, "Testing feedforward neural networks training programs" (2023), and the settings in
-    its repository: the loss at the start further than 100% of ln C from ln C; weights below 1e-5 or below zero for
-    more than 95%, or that double over five looks; a loss that falls by less than 5% over five steps, doubles over
-    five steps, or is not smooth (below 0.5) over fifty; gradients or weights that are not finite; inactive units of a
-    layer above 95%; inputs out of scale or constant. Its check of the inputs is milder here than there: beyond
-    [-10, 10], or all equal. A loss that is not reported, as by hand, is not judged.
+    Source: Ben Braiek and Khomh, "Testing feedforward neural networks training programs" (2023). Smoothness and
+    what does not fall over five steps are defined here; its checks of overfitting, of the dependency on inputs and
+    of activations are left out. The figures: the loss at the start further than 100% of ln C from ln C; weights
+    below 1e-5 or below zero for more than 95%, or that double over five looks; a loss that falls by less than 5%
+    over five steps, doubles over five steps, or is not smooth (below 0.5) over fifty; gradients or weights that are
+    not finite; inactive units of a layer above 95%; inputs out of scale or constant. Its check of the inputs is
+    milder here than there: beyond [-10, 10], or all equal. A loss that is not reported, as by hand, is not judged.
     """
     trace = Trace()
     fit(program, [trace])

@@ -66,7 +66,7 @@ class Audit(PreflightCheck):
 
     def _told(self, refused: dict[str, list[str]]) -> Iterator[Finding]:
         for refusal, names in refused.items():
-            yield Finding(self.name, Severity.INFO, f"{refusal} ({', '.join(names)})")
+            yield Finding(self.name, Severity.INFO, f"{refusal.rstrip('.')} ({', '.join(names)}).")
 
 
 def aspects_of(parts: Iterable[Part]) -> tuple[str, ...]:

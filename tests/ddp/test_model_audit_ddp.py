@@ -33,9 +33,10 @@ def test_as_in_one_process(results: Any, scenario: str, expected: list[str]) -> 
 
 def test_a_failure_on_one_rank_is_told_by_all(results: Any) -> None:
     for run in results:
-        ((rule, severity, message),) = run["raises_on_one_rank"]["found"]
-        assert (rule, severity) == ("model-audit", "info")
-        assert "the measurement failed with KeyError: 'only here'" in message
+        found = run["raises_on_one_rank"]["found"]
+        assert {severity for _, severity, _ in found} <= {"ok", "info"}
+        told = [message for rule, _, message in found if rule == "model-audit"]
+        assert any("the measurement failed with KeyError: 'only here'" in message for message in told)
 
 
 def test_leaves_no_trace(results: Any) -> None:

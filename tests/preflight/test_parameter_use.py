@@ -245,6 +245,7 @@ def using(name: str, *arguments: Any, **options: Any) -> Model:
 
 PLANTED = {
     "detached": (lambda: Model(Detached()), "detached-layers", "detach()"),
+    "no-graph": (lambda: Model(NoGraph()), "detached-layers", "torch.no_grad()"),
     "list": (lambda: Model(Hidden(list)), "hidden-layers", "nn.ModuleList"),
     "nested": (lambda: Model(Hidden(lambda layers: {"both": (layers,)})), "hidden-layers", "`net.layers`"),
     "body-missing": (lambda: Model(Net(), of_head), "untrained-parameters", "Give them to an optimiser"),
@@ -284,7 +285,7 @@ def test_fires_on_a_planted_bug(bug: str) -> None:
 
 HEALTHY = {
     "plain": lambda: Model(Net()),
-    "no-graph": lambda: Model(NoGraph()),
+    "no-graph-in-evaluation-mode": lambda: evaluated(Model(NoGraph()), "net.body"),
     "frozen": lambda: Model(_frozen(Net())),
     "pooler": lambda: Model(Pooler()),
     "registered": lambda: Model(Hidden(nn.ModuleList)),

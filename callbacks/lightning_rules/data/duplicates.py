@@ -236,9 +236,7 @@ def _doubled(twins: Twins) -> Iterator[Finding]:
             f"{twins.train:,} training examples are copies of {twins.distinct:,} ({twins.looked_at} compared), and "
             f"only {twins.leaked:.0%} of the validation examples are among these: training sees too few."
         )
-        advice = (
-            "Look for an index that is cut, divided or ignored in __getitem__, or for a batch that is stored once."
-        )
+        advice = "Look for an index that is cut, divided or ignored in __getitem__, or for a batch that is stored once."
         yield Finding("no-duplicates", Severity.WARNING, message, advice, evidence)
         return
     yield Finding("no-duplicates", Severity.INFO, message, "Drop copies, unless they are wanted.", evidence)

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -30,6 +28,9 @@ def draw(suspects: list[tuple[Suspect, Tensor]], path: Path) -> bool:
     Raises:
         OSError: The folder cannot be made or written.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     pictures = [(suspect, as_picture(inputs)) for suspect, inputs in suspects]
     shown = [(suspect, picture) for suspect, picture in pictures if picture is not None]
     if not shown:

@@ -129,7 +129,7 @@ def _compared(ones: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[int, in
     The lesser of two distances counts: between values place by place, and between sorted values, which flips and
     shifts leave alone.
     """
-    pairs = list(zip(ones, others, strict=True))
+    pairs = [(one.nan_to_num(), other.nan_to_num()) for one, other in zip(ones, others, strict=True)]
     changed = [one.shape != other.shape or not torch.equal(one, other) for one, other in pairs]
     alike = [(one, other) for one, other in pairs if one.shape == other.shape == pairs[0][0].shape]
     if not any(changed) or len(alike) < 2:

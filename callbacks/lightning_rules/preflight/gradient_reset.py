@@ -163,7 +163,7 @@ def judge(ranks: Sequence[list[Kept]]) -> list[Finding]:
     """Findings on the first rank's optimisers; pure. All ranks run the same program."""
     found = []
     for place, seen in enumerate(ranks[0]):
-        which = f"optimiser {place}" if len(ranks[0]) > 1 else "the optimiser"
+        which = f"Optimiser {place}" if len(ranks[0]) > 1 else "The optimiser"
         evidence = {"steps": seen.steps, "kept": seen.kept, "growth": seen.growth, "empty": seen.empty}
         if seen.steps >= 2 and seen.empty == seen.steps:
             message = f"{which} steps on cleared gradients: in {seen.empty} of {seen.steps} steps all were zero again."

@@ -116,7 +116,7 @@ def _judge_training(layers: Sequence[LayerMode]) -> list[Finding]:
         )
         return [Finding(TRAINING, Severity.INFO, message, evidence=evidence)]
     if layers:
-        return [Finding(TRAINING, Severity.OK, f"all {len(layers)} trained layers that matter run in training mode.")]
+        return [Finding(TRAINING, Severity.OK, f"All {len(layers)} trained layers that matter run in training mode.")]
     return []
 
 

@@ -166,7 +166,7 @@ def _clipping(settings: Settings) -> Iterator[Finding]:
         return
     what = "norm" if settings.clip_by == "norm" else "largest value"
     message = (
-        f"gradient_clip_val of {settings.clip:.3g} leaves {settings.clip / settings.gradient:.1e} of the first "
+        f"A gradient_clip_val of {settings.clip:.3g} leaves {settings.clip / settings.gradient:.1e} of the first "
         f"gradient, "
     )
     message += f"whose {what} is {settings.gradient:.3g}: every step is cut to next to nothing"
@@ -188,7 +188,7 @@ def _sparse(settings: Settings) -> Iterator[Finding]:
 def _decayed_vectors(groups: Sequence[Group]) -> Iterator[Finding]:
     count = sum(group.vectors for group in groups if group.weight_decay > 0)
     if count:
-        message = f"weight decay acts on {count} vectors too (biases, scales of norms)."
+        message = f"Weight decay acts on {count} vectors too (biases, scales of norms)."
         yield Finding(NAME, Severity.INFO, message, "WeightDecayGroups leaves them out.")
 
 
@@ -199,7 +199,7 @@ def _alarm(group: Group, message: str, advice: str, severity: Severity = Severit
 
 def _all_well(groups: Sequence[Group]) -> list[Finding]:
     names = ", ".join(dict.fromkeys(group.optimizer for group in groups))
-    return [Finding(NAME, Severity.OK, f"nothing set for {names} is beyond reason.")] if groups else []
+    return [Finding(NAME, Severity.OK, f"Nothing set for {names} is beyond reason.")] if groups else []
 
 
 PART = Part((NAME,), measure, judge)

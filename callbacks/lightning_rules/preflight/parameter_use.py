@@ -59,13 +59,13 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
     if lost:
         where = lost[0].name.partition("[")[0]
         message = (
-            f"never trained, since a plain container hides them from the optimiser, checkpoints and .to(device): "
+            f"Never trained, since a plain container hides them from the optimiser, checkpoints and .to(device): "
             f"{_told(lost)}, with gradients in the training step."
         )
         advice = f"Make `{where}` an nn.ModuleList, nn.ModuleDict or nn.ParameterList."
         yield Finding(HIDDEN, Severity.ERROR, message, advice, _evidence(lost))
     elif hidden:
-        message = f"in a plain container, so in no checkpoint and left behind by .to(device): {_told(hidden)}."
+        message = f"In a plain container, so in no checkpoint and left behind by .to(device): {_told(hidden)}."
         yield Finding(HIDDEN, Severity.INFO, message, evidence=_evidence(hidden))
 
 
@@ -75,7 +75,7 @@ def _foreign(facts: Facts) -> Iterator[Finding]:
     lost = _lost(facts)
     if idle and lost:
         message = (
-            f"the optimiser trains another copy of the network: it holds {len(idle)} tensors that are not the "
+            f"The optimiser trains another copy of the network: it holds {len(idle)} tensors that are not the "
             f"module's and "
             f"get no gradient, and lacks {_told(lost)} of the module, with gradients."
         )
@@ -84,7 +84,7 @@ def _foreign(facts: Facts) -> Iterator[Finding]:
         )
         yield Finding(FOREIGN, Severity.ERROR, message, advice, _evidence(idle))
     elif foreign:
-        message = f"the optimisers hold {len(foreign)} tensors that are not the module's; no checkpoint holds them."
+        message = f"The optimisers hold {len(foreign)} tensors that are not the module's; no checkpoint holds them."
         yield Finding(FOREIGN, Severity.INFO, message, evidence=_evidence(foreign))
 
 
@@ -99,7 +99,7 @@ def _untrained(facts: Facts) -> Iterator[Finding]:
         return
     everything = sum(one.elements for one in _own(facts) if one.trained)
     message = (
-        f"in no optimiser, though trainable and with gradients: {_told(lost)}; {_elements(lost):,} of {everything:,} "
+        f"In no optimiser, though trainable and with gradients: {_told(lost)}; {_elements(lost):,} of {everything:,} "
         "trainable numbers never move."
     )
     advice = "Give them to an optimiser, or set requires_grad=False where they are frozen on purpose."
@@ -117,14 +117,12 @@ def _detached(facts: Facts) -> Iterator[Finding]:
     if not below or share < BLOCK or facts.fed.get(first, False):
         return
     message = (
-        f"no gradient comes back to {_told(below)}, though these layers ran "
+        f"No gradient comes back to {_told(below)}, though these layers ran "
         f"{'with gradients off, to feed' if silent else 'with gradients on, before'} `{_layer(facts, first)}`, which "
         f"has one: {share:.0%} of what the optimiser holds never moves."
     )
     culprit = "torch.no_grad() or inference_mode()" if silent else "detach(), .data, .item() or NumPy call"
-    advice = (
-        f"Take the {culprit} between these layers and the next out, or freeze them with requires_grad_(False)."
-    )
+    advice = f"Take the {culprit} between these layers and the next out, or freeze them with requires_grad_(False)."
     severity = Severity.INFO if facts.manual else Severity.WARNING
     yield Finding(DETACHED, severity, message, advice, _evidence(below))
 
@@ -137,7 +135,7 @@ def _dead(facts: Facts) -> Iterator[Finding]:
     share = _elements(dead) / max(1, _elements(trained))
     # A zero weight or scale (a branch that starts as nothing) keeps gradients from what is below it, and soon lets go.
     closed = any(one.zero and "bias" not in one.name.rpartition(".")[2] for one in facts.parameters if not one.foreign)
-    message = f"a gradient of exactly zero comes to {_told(dead)}: {share:.0%} of what the optimiser holds."
+    message = f"A gradient of exactly zero comes to {_told(dead)}: {share:.0%} of what the optimiser holds."
     if share < MOST or closed:
         yield Finding(DEAD, Severity.INFO, message, evidence=_evidence(dead))
         return
@@ -152,17 +150,17 @@ def _dead(facts: Facts) -> Iterator[Finding]:
 def _remarks(facts: Facts) -> Iterator[Finding]:
     frozen = [one for one in _own(facts) if one.optimised and not one.trained]
     if frozen:
-        message = f"frozen, and yet in an optimiser: {_told(frozen)}."
+        message = f"Frozen, and yet in an optimiser: {_told(frozen)}."
         yield Finding(FROZEN, Severity.INFO, message, evidence=_evidence(frozen))
     unused = [one for one in _to_train(facts) if one.gradient == "none"]
     if unused:
-        message = f"in an optimiser, but without a gradient from the training step: {_told(unused)}."
+        message = f"In an optimiser, but without a gradient from the training step: {_told(unused)}."
         yield Finding(UNUSED, Severity.INFO, message, evidence=_evidence(unused))
 
 
 def _all_well(facts: Facts) -> Finding:
     trained = _to_train(facts)
-    message = f"the optimisers hold all {len(trained)} parameters that require a gradient, and each gets one."
+    message = f"The optimisers hold all {len(trained)} parameters that require a gradient, and each gets one."
     return Finding(UNTRAINED, Severity.OK, message, evidence=_evidence(trained))
 
 
