@@ -51,7 +51,9 @@ def make(namespace: Any = L, sign: float = 1.0) -> Any:
 
 
 def loader() -> Any:
-    return DataLoader(TensorDataset(torch.randn(90, 5), torch.arange(90) % 3), 30, shuffle=True)
+    return DataLoader(
+        TensorDataset(torch.randn(90, 5) + torch.arange(90)[:, None] % 3, torch.arange(90) % 3), 30, shuffle=True
+    )
 
 
 def finding_of(report: Report, rule: str) -> Finding:

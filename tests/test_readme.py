@@ -25,7 +25,7 @@ def test_the_drop_in_script_runs_as_it_stands(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "4 FINDINGS" in done.stdout
+    assert int(re.search(r"(\d+) FINDINGS", done.stdout)[1]) > 20
     assert "Does not apply" not in done.stderr, "what a rule leaves alone stands in the table, and is not announced"
     assert "Set the bias of `net.2` to the log prior of 2 classes" in " ".join(done.stdout.split())
     assert (tmp_path / "lightning_logs/version_0/rules/findings.jsonl").is_file()

@@ -52,6 +52,7 @@ UNKNOWN = replace(STUCK, yardsticks=None)
         (replace(STALLED, plateau=False, unreached=(4, 6)), Severity.WARNING, "Look for a detach"),
         (replace(STALLED, frozen=0.8), Severity.INFO, "may have its reasons"),
         (replace(STALLED, capable=False), Severity.INFO, "may have its reasons"),
+        (replace(STALLED, narrow=True), Severity.INFO, "if the few values of an input tell the labels apart"),
         (replace(STALLED, yardsticks=replace(KNOWN, dense=True)), Severity.INFO, "may have its reasons"),
         (replace(STALLED, yardsticks=replace(KNOWN, supervised=False)), Severity.INFO, "may have its reasons"),
         (replace(STALLED, yardsticks=replace(KNOWN, floor=1.4)), Severity.OK, "1.4 is possible"),

@@ -23,6 +23,7 @@ from lightning_rules.view import View
 
 EXAMPLES = 16
 LEARNED = 0.08  # of the distance from the constant's loss to the floor
+ROOMY = 64  # trained weights an example, from which even few input values can be learned by heart
 NOTHING_TO_LEARN = 1e-6  # the loss of a constant
 LEAST_STEPS = 30  # for which there must be time
 
@@ -43,6 +44,8 @@ class Seen:
         unreached: Parameters that the loss has no gradient for, and all that are trained.
         frozen: Share of the weights that the run does not train.
         capable: Whether the trained part has two layers or more, and several times more weights than targets.
+        narrow: Whether an input has fewer values than the batch has examples, and the trained part few weights: no
+            line separates labels that are dealt at random, and that is no fault.
         zeroed: The lowest loss with inputs zeroed, where that was tried: of an unknown loss that uses labels.
         rows: Labels beside predictions, in words.
         dropout: Where dropout is at work in evaluation mode, and its rate.
@@ -66,6 +69,7 @@ class Seen:
     dropout: tuple[str, float] | None
     alike: bool = False
     own: OwnSteps | None = None
+    narrow: bool = False
 
 
 def few_examples(view: View, batch: Any) -> Any:
@@ -126,6 +130,8 @@ def _measured(view: View, deadline: Deadline, few: Few) -> Seen:
     everything = sum(parameter.numel() for parameter in view.module.parameters())
     count = sum(parameter.numel() for parameter in trained)
     matrices = sum(parameter.dim() > 1 for parameter in trained)
+    size = _size(few.batch)
+    values = sum(leaf.numel() for leaf in attempt(lambda: input_leaves(view, few.batch))[0] or []) / max(1, size)
     return Seen(
         yardsticks=known,
         start=best.start,
@@ -134,7 +140,7 @@ def _measured(view: View, deadline: Deadline, few: Few) -> Seen:
         rate=best.rate,
         plateau=done.plateau,
         fell=done.losses[0] - done.least > 0.1 * abs(done.losses[0]),
-        examples=_size(few.batch),
+        examples=size,
         unreached=(best.unreached, len(trained)),
         frozen=1 - count / max(1, everything),
         capable=matrices >= 2 and count >= 5 * (known.values if known is not None else 0),
@@ -143,6 +149,7 @@ def _measured(view: View, deadline: Deadline, few: Few) -> Seen:
         dropout=few.dropout,
         alike=_alike(view, few.batch),
         own=attempt(lambda: own_steps(view, few.whole, deadline, few.quiet))[0],
+        narrow=0 < values < size and count < ROOMY * size,
     )
 
 

@@ -147,6 +147,8 @@ def _verdict_of_known(seen: Seen, known: Yardsticks) -> tuple[Severity, str, str
         advice = "Return the loss with its sign as it is."
         return Severity.ERROR, f"{expected}: it rises while what training_step returns falls", advice
     partial = seen.frozen > PARTIAL
+    if seen.narrow and left > FITTED:
+        return Severity.INFO, f"{expected}, if the few values of an input tell the labels apart", ""
     if left > NOTHING and seen.plateau and known.supervised and not (partial and left < 1):
         severity = Severity.WARNING if partial or known.dense else Severity.ERROR
         return severity, f"{expected}: it learns no more than a constant", _cause(seen, known, nothing=True)
