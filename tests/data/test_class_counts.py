@@ -36,10 +36,15 @@ def test_classes_that_training_lacks(seen: Counts, expected: list[Severity]) -> 
     assert alarms(seen) == [("missing-class", severity) for severity in expected]
 
 
+def test_splits_that_seem_swapped() -> None:
+    assert alarms(counts(HELD, EVEN)) == [("split-ratio", Severity.WARNING)]
+
+
 @pytest.mark.parametrize(
     "seen",
     [
         counts(EVEN, HELD),
+        counts(EVEN, EVEN),
         counts(EVEN, None),
         counts({**EVEN, 3: 10}, {**HELD, 3: 3}),  # 14:1 in both
         counts({**EVEN, 3: 10}, HELD, handled=True),  # 14:1 in training alone, weighed

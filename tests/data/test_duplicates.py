@@ -57,6 +57,21 @@ def test_judgement_of_conflicts(seen: Twins, severity: Severity) -> None:
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize(
+    ("seen", "severity"),
+    [
+        (twins(doubled=1.0, distinct=32), Severity.WARNING),
+        (twins(doubled=1.0, distinct=32, leaked=0.9), Severity.INFO),  # the nature of the data: validation has them too
+        (twins(doubled=1.0, distinct=32, width=4), Severity.INFO),  # narrow rows coincide
+        (twins(doubled=0.5, distinct=700), Severity.INFO),  # oversampled
+        (twins(doubled=0.01), Severity.OK),
+    ],
+)
+def test_judgement_of_copies_within_training(seen: Twins, severity: Severity) -> None:
+    (finding,) = [finding for finding in judge([seen]) if finding.rule == "no-duplicates"]
+    assert finding.severity is severity
+
+
 def test_copies_within_training_are_told_and_constant_inputs_left_to_no_junk() -> None:
     (finding,) = [finding for finding in judge([twins(doubled=0.4)]) if finding.rule == "no-duplicates"]
     assert finding.severity is Severity.INFO

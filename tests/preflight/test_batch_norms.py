@@ -30,6 +30,7 @@ from lightning_rules.preflight.batch_norms import NormsSeen, judge, last_batch
             Severity.INFO,
             "(a, b), 24 parameters without effect",
         ),
+        (NormsSeen(still=("bn",)), "still-batch-norm", Severity.WARNING, "(bn, ...) have momentum 0"),
         (NormsSeen(recurrent=(("bn", 8),)), "layer-norm-rnn", Severity.INFO, "`bn` runs 8 times in one step"),
     ],
 )

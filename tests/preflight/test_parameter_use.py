@@ -228,6 +228,8 @@ def manual(clear: str = "", every: int = 1, direct: bool = False, **methods: Any
         loss = F.cross_entropy(self.net(batch[0]), batch[1]) / every
         loss.backward() if direct else self.manual_backward(loss)
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        if clear == "between":
+            optimizer.zero_grad()
         if (batch_idx + 1) % every == 0:
             optimizer.step()
             if clear == "after":
@@ -245,6 +247,7 @@ def using(name: str, *arguments: Any, **options: Any) -> Model:
 
 PLANTED = {
     "detached": (lambda: Model(Detached()), "detached-layers", "detach()"),
+    "cleared-too-early": (lambda: manual("between"), "gradients-kept", "not between the two"),
     "no-graph": (lambda: Model(NoGraph()), "detached-layers", "torch.no_grad()"),
     "list": (lambda: Model(Hidden(list)), "hidden-layers", "nn.ModuleList"),
     "nested": (lambda: Model(Hidden(lambda layers: {"both": (layers,)})), "hidden-layers", "`net.layers`"),
