@@ -159,6 +159,10 @@ def entropy(self: Any, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(self(x), y)
 
 
+def weightless(self: Any, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(self(x), y, weight=torch.tensor([0.0] + [1.0] * 9))
+
+
 def with_hinge(self: Any, x: Tensor, y: Tensor) -> Tensor:
     """A margin that all examples meet: off, but no unit."""
     output = self(x)
@@ -227,6 +231,7 @@ PLANTED: dict[str, tuple[Callable[[], list[Any]], str, str]] = {
         lambda: audit(After(mlp(), lambda o: torch.log(o.softmax(0))), likelihood),
         *("right-loss", "over the batch"),
     ),
+    "weightless class": (lambda: audit(mlp(), weightless), "right-loss", "weigh nothing"),
     "no log-softmax": (lambda: audit(mlp(), likelihood), "right-loss", "the log-softmax is missing"),
     "one-hot": (lambda: audit(After(mlp(), lambda o: o.softmax(1)), one_hot), "right-loss", "one-hot labels of 10"),
     "relu head": (
