@@ -37,7 +37,12 @@ def test_commands_run_one_after_the_other(
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     subcommands = [shlex.split(command)[2] for command in commands]
     assert subcommands == ["ensemble", "ensemble", "test", "predict", "distill", "validate", "test"]
-    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.enable_progress_bar=false")
+    short = (
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=3",
+        "--trainer.enable_progress_bar=false",
+        "--check_budget=0.1",
+    )
     for command, subcommand in zip(commands, subcommands, strict=True):
         if subcommand == "validate":
             Path("cascade.yaml").write_text(blocks("yaml")[0])
