@@ -78,11 +78,12 @@ def whole_fit(program: Program, **options: Any) -> list[Alarm]:
 
 
 def checked(program: Program) -> list[Alarm]:
-    """``lightning_rules.check``."""
+    """``lightning_rules.check``, told how long the run will be."""
+    epochs = program.options.get("max_epochs")
     if isinstance(program.train, L.LightningDataModule):
-        report = lightning_rules.check(program.module, datamodule=program.train)
+        report = lightning_rules.check(program.module, datamodule=program.train, max_epochs=epochs)
     else:
-        report = lightning_rules.check(program.module, program.train, program.validation)
+        report = lightning_rules.check(program.module, program.train, program.validation, max_epochs=epochs)
     return [alarm(finding) for finding in report.findings if finding.severity >= Severity.WARNING]
 
 

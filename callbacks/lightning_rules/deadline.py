@@ -49,6 +49,8 @@ class Deadline:
         Raises:
             OutOfTime: There is less time left than that.
         """
+        if self.left == 0:
+            raise OutOfTime("no time is left of the budget; `check` has no limit.")
         if seconds > self.left:
             raise OutOfTime(
                 f"{what} takes about {seconds:.2g} s, and {self.left:.2g} s are left of the budget; "

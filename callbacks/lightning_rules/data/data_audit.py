@@ -68,7 +68,8 @@ class DataAudit(Audit):
         Bengio and Courville (2016), Deep Learning, sections 1.2.2, 5.3.1 and 12.2.1.
 
     Args:
-        seconds: How long the audit may take, at most; what does not fit in says so.
+        seconds: How long the audit may take, at most, and not more than half of what is left of the budget; what does
+            not fit in says so.
         budget: Seconds that the pre-flight checks of a run may take together; None for no limit.
         on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
 
@@ -111,7 +112,7 @@ class DataAudit(Audit):
 
     def measure(self, view: View, deadline: Deadline) -> list[tuple[Any, str]]:
         """For each part its numbers, or why it has none, within the audit's own time."""
-        return super().measure(view, deadline.within(self.seconds))
+        return super().measure(view, deadline.within(min(self.seconds, deadline.left / 2)))
 
     def read(self, view: View, deadline: Deadline) -> DataSeen:
         """Both splits, each to be read when a part first asks for it."""

@@ -46,6 +46,7 @@ class Seen:
         capable: Whether the trained part has two layers or more, and several times more weights than targets.
         narrow: Whether an input has fewer values than the batch has examples, and the trained part few weights: no
             line separates labels that are dealt at random, and that is no fault.
+        entropy: Of the batch's class labels, in nats; None where its targets are no class labels.
         zeroed: The lowest loss with inputs zeroed, where that was tried: of an unknown loss that uses labels.
         rows: Labels beside predictions, in words.
         dropout: Where dropout is at work in evaluation mode, and its rate.
@@ -70,6 +71,7 @@ class Seen:
     alike: bool = False
     own: OwnSteps | None = None
     narrow: bool = False
+    entropy: float | None = None
 
 
 def few_examples(view: View, batch: Any) -> Any:
@@ -150,7 +152,17 @@ def _measured(view: View, deadline: Deadline, few: Few) -> Seen:
         alike=_alike(view, few.batch),
         own=attempt(lambda: own_steps(view, few.whole, deadline, few.quiet))[0],
         narrow=0 < values < size and count < ROOMY * size,
+        entropy=attempt(lambda: _label_entropy(view, few.batch))[0],
     )
+
+
+def _label_entropy(view: View, batch: Any) -> float | None:
+    """The entropy of the labels, one an example, in nats."""
+    labels = [leaf for _, leaf in leaves(view.split(batch)[1])]
+    if len(labels) != 1 or labels[0].is_floating_point() or labels[0].dim() != 1:
+        return None
+    shares = torch.unique(labels[0], return_counts=True)[1] / len(labels[0])
+    return float(-(shares * shares.log()).sum())
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lightning_rules.view import View
 NAME = "overfit-one-batch"
 FITTED = 0.15  # of the distance from the constant's loss to the floor
 NOTHING = 0.97
+UNBOUNDED = 10.0  # times its start below zero, from where a loss that started as minus the labels' entropy has no floor
 PARTIAL = 0.1  # share of frozen weights from which the floor is unknown
 SAME = 0.02  # of the loss: as good as without inputs
 MOVED = 0.01
@@ -181,6 +182,13 @@ def _cause(seen: Seen, known: Yardsticks, nothing: bool) -> str:
 
 def _verdict_of_unknown(seen: Seen) -> tuple[Severity, str, str]:
     advice = "Look for inputs that are lost, output and target of different shapes, weights that start at zero."
+    flipped = bool(seen.entropy) and abs(seen.start + (seen.entropy or 0.0)) < FITTED * (seen.entropy or 0.0)
+    if flipped and seen.reached < UNBOUNDED * seen.start:
+        message = (
+            f"it starts at the negative of what {seen.entropy:.3g} nats of labels cost and falls without bound: the "
+            "sign is flipped, and training makes the labels less likely"
+        )
+        return Severity.ERROR, message, "Return the negative log-likelihood: put a minus before the log-likelihood."
     if seen.zeroed is not None and abs(seen.zeroed - seen.reached) <= SAME * abs(seen.reached):
         return Severity.ERROR, f"with inputs zeroed it reaches {seen.zeroed:.3g} as well", advice
     if seen.start - seen.reached < MOVED * abs(seen.start) and seen.plateau:
