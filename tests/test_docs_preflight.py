@@ -55,10 +55,11 @@ def test_the_python_block_prints_what_is_shown(capsys: pytest.CaptureFixture[str
     (block,) = blocks("python")
     names: dict[str, Any] = {}
     exec(block, names)
-    printed = " ".join(capsys.readouterr().out.split())
-    (shown,) = blocks("text")
-    assert " ".join(shown.split()) in printed
-    assert names["report"].ok, "a warning is no error"
+    printed, shown = (
+        re.sub(r"0\.\d+", "#", " ".join(text.split())) for text in (capsys.readouterr().out, *blocks("text"))
+    )
+    assert shown in printed
+    assert not names["report"].ok
 
 
 def test_each_check_has_its_line() -> None:

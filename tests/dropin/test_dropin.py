@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning
 import torch
 
-from lightning_rules import Finding, GradientClipping, LastLayerBiasInit, Rule, Severity, recommended
+from lightning_rules import Finding, GradientClipping, LastLayerBiasInit, Rule, Severity, check, recommended
 
 sys.path.insert(0, str(Path(__file__).parent))
 from programs import PROGRAMS
@@ -68,6 +68,22 @@ def test_only_the_bias_and_exploding_gradients_are_changed(program: Any) -> None
     torch.testing.assert_close(weights, weights_, rtol=0, atol=0)
     torch.testing.assert_close(optimizer, optimizer_, rtol=0, atol=0)
     torch.testing.assert_close(metrics, {name: metrics_[name] for name in metrics}, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_check_passes_through_without_an_alarm(program: Any) -> None:
+    """With what a fit leaves out, too; in either namespace, by turns."""
+    L = NAMESPACES[PROGRAMS.index(program) % 2]
+    L.seed_everything(7, verbose=False)
+    module, data, _ = program(L)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    given = {"datamodule": data} if hasattr(data, "train_dataloader") else {"train_dataloaders": data}
+    report = check(module, **given)
+    assert report.ok
+    assert [finding for finding in report.findings if finding.severity >= Severity.WARNING] == []
+    assert report.seconds.keys() >= {"gradient-check", "data-audit", "model-audit"}
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def what_was_found(rules: list[Rule]) -> dict[str, list[Finding]]:

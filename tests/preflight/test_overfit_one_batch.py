@@ -60,6 +60,7 @@ UNKNOWN = replace(STUCK, yardsticks=None)
         (replace(UNKNOWN, start=-2.3, reached=-500.0), Severity.INFO, "how low this loss can go is unknown"),
         (replace(UNKNOWN, start=-2.3, reached=-9.0, entropy=2.25), Severity.INFO, "is unknown"),
         (replace(UNKNOWN, start=-1.0, reached=-500.0, entropy=2.25), Severity.INFO, "is unknown"),
+        (replace(STUCK, narrow=True), Severity.ERROR, "learns no more than a constant"),
         (STUCK, Severity.ERROR, "learns no more than a constant; label: prediction: 3: 3 (0.9)"),
         (replace(STUCK, yardsticks=replace(KNOWN, shapes="[16, 1] and [16]")), Severity.ERROR, "the same shape"),
         (replace(STUCK, frozen=0.8), Severity.WARNING, "no more than a constant"),

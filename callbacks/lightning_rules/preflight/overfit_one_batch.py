@@ -148,11 +148,11 @@ def _verdict_of_known(seen: Seen, known: Yardsticks) -> tuple[Severity, str, str
         advice = "Return the loss with its sign as it is."
         return Severity.ERROR, f"{expected}: it rises while what training_step returns falls", advice
     partial = seen.frozen > PARTIAL
-    if seen.narrow and left > FITTED:
-        return Severity.INFO, f"{expected}, if the few values of an input tell the labels apart", ""
     if left > NOTHING and seen.plateau and known.supervised and not (partial and left < 1):
         severity = Severity.WARNING if partial or known.dense else Severity.ERROR
         return severity, f"{expected}: it learns no more than a constant", _cause(seen, known, nothing=True)
+    if seen.narrow:
+        return Severity.INFO, f"{expected}, if the few values of an input tell the labels apart", ""
     severed = seen.unreached[0] > 0 and left > 2 * FITTED
     if (seen.plateau or severed) and known.supervised and seen.capable and not partial and not known.dense:
         return Severity.WARNING, f"{expected}: it stalls far above", _cause(seen, known, nothing=False)
