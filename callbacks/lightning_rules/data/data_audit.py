@@ -50,7 +50,14 @@ class DataAudit(Audit):
         (warning). label-in-input: one value tells the class of 99% of held-out examples, and most others do not
         (warning). target-type: labels are outside what the loss takes (error). target-scale: regression targets have a
         standard deviation above 10 or below 0.005, or a root mean square above 30 (warning). conflicting-labels: 5% of
-        the training examples have a copy with another label (warning). All else is information.
+        the training examples have a copy with another label (warning). no-duplicates: training is made of less than a
+        fifth as many distinct examples as it has (warning). split-ratio: three quarters or more of a small set are
+        held out (warning). shuffle: the labels of a step vary less than 0.3 times as much as those of random ones
+        (warning). repeated-batches: the loader, the data set or the step gives the same examples again and again
+        (warning). validation-passes: two readings of a validation example differ as much as two examples do (warning).
+        same-draws: two workers draw the same augmentations (warning). distributed-sampling: ranks draw the same
+        examples in the same order (error), overlapping ones, or the same order every epoch (warning). For a person's
+        eye only: class-size, imbalance and k-fold-when-small.
 
     Under DDP: Each rank reads the data sets, which are the same on all ranks, past the distributed samplers; of
         streams each rank sees its own part. Numbers are gathered, and all ranks find the same. Sharded strategies

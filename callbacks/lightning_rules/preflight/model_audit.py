@@ -40,13 +40,14 @@ PARTS: tuple[Part, ...] = (
 
 
 class ModelAudit(Audit):
-    """The model is wired as one thinks: layers, loss, initialisation.
+    """The model is wired as one thinks: layers, loss, initialisation, optimiser, modes.
 
     Why: A softmax too many, an activation too few or weights that are all alike raise no error: the network trains,
         worse than it could, and nobody knows why.
 
-    What it does: Runs ``training_step`` once on the first batch, with dropout off, and watches which layers run, what
-        feeds them, which loss functions get what, and which gradients come back; then one step in evaluation mode.
+    What it does: Runs ``training_step`` on the first batch, with dropout off, and watches which layers run, what
+        feeds them, which loss functions get what, and which gradients come back; then a step in evaluation mode, one
+        of validation as Lightning begins it, and, in manual optimisation, a few steps whose optimisers stand still.
         No source is read and no name is guessed. Each aspect has a name of its own, by which it can be ignored.
 
     Fires when: A loss gets what it does not expect: a softmax, sigmoid or ReLU before a loss that wants logits, a
@@ -58,15 +59,23 @@ class ModelAudit(Audit):
         gradient shrinks 1e8 times over the layers, the largest step not counted (``depth``); units alike in weights
         and gradients, or no gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off
         for every example (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80%
-        (``dropout``), or on in evaluation (``stochastic-evaluation``). For a person's eye: biases before batch norms
+        (``dropout``), or on in evaluation (``stochastic-evaluation``); batch norms never follow the data
+        (``still-batch-norm``); no optimiser holds what the loss depends on (``untrained-parameters``), or one holds
+        tensors that the module does not use (``foreign-parameters``); layers in a plain list are not trained
+        (``hidden-layers``), layers are cut off by a ``detach`` (``detached-layers``), gradients are exactly zero
+        (``no-gradient``); a rate, momentum, beta, epsilon, decay or clipping is beyond reason
+        (``optimiser-settings``); trained dropout or batch norms run in evaluation mode
+        (``evaluation-mode-in-training``), or in training mode while validating (``training-mode-in-validation``);
+        gradients meet those of the last step (``gradients-kept``). For a person's eye: biases before batch norms
         (``no-bias-before-norm``), batch norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch
-        norm or on under 5,000 examples.
+        norm or on under 5,000 examples, parameters without a gradient (``unused-parameters``), frozen ones in an
+        optimiser (``frozen-in-optimiser``).
 
     Under DDP: Each rank looks at a batch of its own; what is wrong on any rank counts, units are dead or alike where
         they are on all. Sharded strategies (FSDP, DeepSpeed): does not apply.
 
-    Cost: Forward and backward of one batch, and one evaluation step, before the first step (0.1 s on digits on one
-        core, 2 s for 16 images of 160 x 160 through a small EfficientNet); no trace is left.
+    Cost: Forward and backward of a batch or two, and a few evaluation steps (0.1 s on digits on one core, 2 s
+        for 16 images of 160 x 160 through a small EfficientNet); no trace is left.
 
     Example:
         >>> from lightning.pytorch import Trainer

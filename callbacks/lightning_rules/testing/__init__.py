@@ -35,6 +35,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     page.says_the_rule_in_one_sentence,
     page.has_the_sections_in_order,
     page.explains_each_argument,
+    page.names_each_aspect,
     page.cites_the_same_source,
     options.takes_plain_types,
     options.has_defaults_that_json_takes,

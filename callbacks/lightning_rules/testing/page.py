@@ -66,6 +66,13 @@ def explains_each_argument(case: Case) -> None:
         case.expect(name in taken, f"`Args` explains `{name}`, which the constructor does not take; remove that line.")
 
 
+def names_each_aspect(case: Case) -> None:
+    """``Fires when`` names every aspect: a reader finds what an audit has said, and what to ignore it by."""
+    said = page_of(case.rule).sections["Fires when"]
+    unnamed = [aspect for aspect in case.rule.aspects if aspect not in said]
+    case.expect(not unnamed, f"`Fires when` does not name {', '.join(unnamed)}; say when each of its aspects speaks.")
+
+
 def cites_the_same_source(case: Case) -> None:
     """One source: the class attribute, which the section repeats and may add to."""
     cited = " ".join(page_of(case.rule).sections["Source"].split())
