@@ -84,7 +84,7 @@ DEFECTS = {
         ("        limit: The", "        seed: Not there.\n        limit: The", "`Args` explains `seed`"),
     ],
     "names_each_aspect": [
-        ('kind = "check"', 'kind = "check"\n    aspects = ("odd-loss",)', "`Fires when` does not name odd-loss; say when"),
+        ('kind = "check"', 'kind = "check"\n    aspects = ("odd-loss",)', "does not name odd-loss; say when"),
     ],
     "cites_the_same_source": [
         ("Source: Author (2020), section 1.", "Source: Another (2021).", "write the same in both")
