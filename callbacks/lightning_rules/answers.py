@@ -1,0 +1,1 @@
+"""What the network answers while it runs, and what would have been right."""

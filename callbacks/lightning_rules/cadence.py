@@ -1,0 +1,99 @@
+"""When to sample a run and when to look at what was sampled, so that both stay within a share of its time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+DENSE = 16  # samples at the beginning of a run, where most goes wrong,
+DENSELY = 4  # so many batches apart
+SELDOM = 16  # batches between two samples afterwards, at least
+LONGEST = 1024  # and at most, so that a long run is never out of sight
+LOOK = 16  # batches until the first look; then twice as many each time, up to
+LOOKS = 64  # so many, or as many as the cost of a look asks for
+FOR_SAMPLES = 0.6  # of the share of time; looks have the same part of what is left
+RECENT = 9
+
+
+@dataclass
+class Cadence:
+    """Counts batches, and says which are sampled and after which one looks.
+
+    Intervals follow from what samples and looks have cost on the host; under DDP the ranks agree on them at each look
+    (:meth:`proposal`, :meth:`agree`), so that all of them sample and look at the same batches.
+
+    Args:
+        overhead: Share of the training time that samples and looks may take together, above 0 and below 1.
+    """
+
+    overhead: float = 0.03
+    batches: int = 0
+    samples: int = 0
+    looks: int = 0
+    sample_every: int = DENSELY
+    look_every: int = LOOK
+    next_sample: int = 0
+    next_look: int = LOOK
+    _batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _sample_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _look_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def sample_is_due(self) -> bool:
+        """Whether the batch that comes next is to be sampled."""
+        return self.batches >= self.next_sample
+
+    @property
+    def look_is_due(self) -> bool:
+        """Whether to look now, after a batch."""
+        return self.batches >= self.next_look
+
+    def batch_ended(self) -> None:
+        """One more batch."""
+        self.batches += 1
+
+    def sampled(self, seconds: float, batch_seconds: float) -> None:
+        """The batch that has just ended was sampled.
+
+        Args:
+            seconds: What sampling it took on the host.
+            batch_seconds: What the batch took without that.
+        """
+        self.samples += 1
+        self._sample_seconds.append(seconds)
+        self._batch_seconds.append(batch_seconds)
+        self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else self.sample_every)
+
+    def looked(self, seconds: float) -> None:
+        """A look took so many seconds on the host."""
+        self.looks += 1
+        self._look_seconds.append(seconds)
+        self.next_look = self.batches + self.look_every
+
+    def proposal(self) -> tuple[int, int]:
+        """The batches between two samples and between two looks that this rank's costs ask for."""
+        if not self._batch_seconds:
+            return SELDOM, min(LOOKS, LOOK << self.looks)
+        batch = max(median(self._batch_seconds), 1e-9)
+        sample_every = _interval(self._sample_seconds, batch * self.overhead * FOR_SAMPLES)
+        look_every = _interval(self._look_seconds, batch * self.overhead * (1 - FOR_SAMPLES))
+        return max(SELDOM, sample_every), max(min(LOOKS, LOOK << self.looks), look_every)
+
+    def agree(self, proposals: Sequence[tuple[int, int]]) -> None:
+        """Take the longest intervals that any rank asks for."""
+        self.sample_every = min(LONGEST, max(samples for samples, _ in proposals))
+        self.look_every = min(LONGEST, max(looks for _, looks in proposals))
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands, for a checkpoint; costs are measured anew."""
+        names = ("batches", "samples", "looks", "sample_every", "look_every", "next_sample", "next_look")
+        return {name: getattr(self, name) for name in names}
+
+
+def _interval(costs: Sequence[float], allowed: float) -> int:
+    """How many batches one of these costs has to be spread over."""
+    return math.ceil(min(median(costs) / allowed, LONGEST)) if costs else 1

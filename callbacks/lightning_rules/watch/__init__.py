@@ -1,0 +1,1 @@
+"""Rules about what to watch while a network trains."""
