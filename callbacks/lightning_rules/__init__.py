@@ -41,6 +41,7 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.gradient_health import GradientHealth
 
 __all__ = [
     "ActivationScaleInit",
@@ -57,6 +58,7 @@ __all__ = [
     "GitTagCheckpoint",
     "GradientCheck",
     "GradientClipping",
+    "GradientHealth",
     "InputIndependentBaseline",
     "LRFinder",
     "LabelSuspects",
