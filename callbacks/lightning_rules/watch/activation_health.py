@@ -21,10 +21,10 @@ from lightning_rules.watch.layer_sizes import LayerSizes, SizesSeen
 from lightning_rules.watch.output_ranges import OutputRanges, OutputsSeen
 from lightning_rules.watch.step_watch import Place, StepWatch, WatchedStep
 from lightning_rules.watch.stuck_units import UnitsSeen
-from lightning_rules.watch.unit_windows import History, Tallies, Tally, saved, restored
+from lightning_rules.watch.unit_windows import History, Tallies, Tally, restored, saved
+from lightning_rules.watch.value_samples import BINS, counted
 
 NAME = "activation-health"
-BINS = 64
 LOGGED = 10  # names of each kind of number
 K = TypeVar("K")
 V = TypeVar("V")
@@ -175,7 +175,7 @@ class ActivationHealth(Monitor):
             (place, kind, hidden, tally.numbers, tally.samples, tally.examples, self._tallies.first.get(place))
             for place, (kind, hidden, tally) in self._tallies.of.items()
         ]
-        pictures = [(place, *_counted(values)) for place, values in self._inputs.items()]
+        pictures = [(place, *counted(values)) for place, values in self._inputs.items()]
         handed = (self._cadence_batches(), units, self._rows, self._losses, pictures)
         self._tallies, self._rows, self._losses, self._inputs = Tallies(), [], [], {}
         return handed
@@ -189,7 +189,10 @@ class ActivationHealth(Monitor):
         for place, kind, hidden, numbers, samples, examples, first in units:
             self._take_units(Place(*place), kind, hidden, Tally(numbers, samples, examples), first)
         self._sizes.take(
-            [(number, dict(zip(names, sizes.tolist(), strict=True)), _number(loss)) for number, names, sizes, loss in rows]
+            [
+                (number, dict(zip(names, sizes.tolist(), strict=True)), _number(loss))
+                for number, names, sizes, loss in rows
+            ]
         )
         self._outputs.take([(number, name, values, float(a), float(b)) for number, name, values, a, b in losses])
         for place, counts, low, high in pictures:
@@ -283,14 +286,6 @@ def _spread(values: Mapping[K, V]) -> dict[K, V]:
     if len(keys) > LOGGED:
         keys = [keys[round(place * (len(keys) - 1) / (LOGGED - 1))] for place in range(LOGGED)]
     return {key: values[key] for key in keys}
-
-
-def _counted(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many values lie in each of the bins between the least and the largest; nothing waits for the device."""
-    values = values.flatten().float()
-    low, high = values.amin(), values.amax()
-    places = ((values - low) / (high - low) * BINS).long().clamp_(0, BINS - 1)
-    return torch.zeros_like(low).expand(BINS).clone().scatter_add_(0, places, torch.ones_like(values)), low, high
 
 
 def _label(place: Place) -> str:

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_rules.activation_functions import FUNCTIONS, MODULES, SOFTMAXES, Activation
 from lightning_rules.losses import KINDS
+from lightning_rules.watch.value_samples import VALUES, by_unit, is_plain, strided, value_range
 
-VALUES = 1 << 15  # of an activation looked at in a step
 FEW = 1 << 13  # of a layer's output
 CALLS = 8  # of one activation in a step that are told apart; later ones are not looked at
 PLACES = 128
@@ -139,29 +139,30 @@ class StepWatch(TorchFunctionMode):
         """Measure outside of backward, where what was seen already runs again; a failure must not reach the step."""
         if self.failure is None and torch._C._current_graph_task_id() == -1:
             try:
-                measure(*arguments)
+                with torch._C.DisableTorchFunction():
+                    measure(*arguments)
             except Exception as error:
                 self.failure = error
 
     def _layer(self, name: str, part: nn.Module, output: Any) -> None:
         value = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)), None)
-        if not _is_plain(value):
+        if not is_plain(value):
             return
         weight = max((parameter.dim() for parameter in part._parameters.values() if parameter is not None), default=0)
         maps = weight >= 2 and not isinstance(part, (nn.Embedding, nn.EmbeddingBag))
         if maps:
             self._units_last = not isinstance(part, nn.modules.conv._ConvNd)
-        few = _strided(value.detach(), FEW, self.turn)
+        few = strided(value.detach(), FEW, self.turn)
         self.seen.layers[name] = maps
         self.seen.sizes.append(torch.linalg.vector_norm(few, dtype=torch.float32) / few.numel() ** 0.5)
 
     def _activation(self, kind: Activation, given: Any) -> None:
         place = self._place(kind)
-        if place is None or not _is_plain(given) or given.dim() < 2:
+        if place is None or not is_plain(given) or given.dim() < 2:
             return
         if given.dim() >= 4 and not self._units_last and given.shape[2:].numel() == 1:
             return  # a gate of whole maps, such as squeeze and excitation
-        few = _by_unit(given.detach(), -1 if self._units_last else 1, self.turn)
+        few = by_unit(given.detach(), -1 if self._units_last else 1, self.turn)
         if kind.floor is not None:
             numbers = few.amax(1)
         else:
@@ -174,9 +175,9 @@ class StepWatch(TorchFunctionMode):
 
     def _softmax(self, value: Any, dim: Any) -> None:
         place = self._place(SOFTMAX)
-        if place is None or not _is_plain(value) or value.dim() < 3 or not isinstance(dim, int):
+        if place is None or not is_plain(value) or value.dim() < 3 or not isinstance(dim, int):
             return
-        rows = _strided(value.detach().movedim(dim, -1), VALUES, self.turn, keep=1)
+        rows = strided(value.detach().movedim(dim, -1), VALUES, self.turn, keep=1)
         self.seen.units[place] = (SOFTMAX, (rows.amax(-1) > CERTAIN).float().mean().reshape(1), len(self.seen.layers))
         self.seen.examples[place] = value.shape[0]
 
@@ -187,17 +188,17 @@ class StepWatch(TorchFunctionMode):
         return Place(name, kind.label, call) if call < CALLS and len(self.seen.units) < PLACES else None
 
     def _loss_call(self, func: Any, output: Any, target: Any) -> None:
-        if not (_is_plain(output) and isinstance(target, Tensor)) or not output.requires_grad or len(output) < 2:
+        if not (is_plain(output) and isinstance(target, Tensor)) or not output.requires_grad or len(output) < 2:
             return
         if func.__name__ in self.seen.outputs:  # the first call of each says enough
             return
         wide = output.dim() > 1
-        spread = _range(output.detach(), 1 if wide else -1, self.turn)
+        spread = value_range(output.detach(), 1 if wide else -1, self.turn)
         same = target.shape == output.shape and target.dim() > 1
         self.seen.outputs[func.__name__] = (
             KINDS[func] in ("mean", "median"),
             spread,
-            _range(target.detach(), 1 if same else -1, self.turn),
+            value_range(target.detach(), 1 if same else -1, self.turn),
         )
 
 
@@ -242,50 +243,6 @@ def loss_in(returned: Any) -> Tensor | None:
 def _first_two(args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     given = [*args[:2], *(kwargs[name] for name in ("input", "target")[len(args[:2]) :] if name in kwargs)]
     return (given[0], given[1]) if len(given) == 2 else (None, None)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value can be measured here: dense, of floating point, not empty, none of torch's wrappers."""
-    return (
-        type(value) is Tensor
-        and value.layout is torch.strided
-        and value.is_floating_point()
-        and value.numel() > 0
-        and value.dim() > 0
-        and not value.is_meta
-        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
-    )
-
-
-def _strided(value: Tensor, most: int, turn: int, keep: int = 0) -> Tensor:
-    """About so many values at most, spread evenly over the first dimensions; a view.
-
-    Args:
-        value: Of any shape.
-        most: How many values.
-        turn: Which of the values each stride begins with.
-        keep: How many of the last dimensions stay whole.
-    """
-    for dim in reversed(range(value.dim() - keep)):
-        excess = value.numel() // most
-        if excess < 2:
-            break
-        step = min(value.shape[dim], max(2, round(excess ** (1 / max(dim, 1)))))
-        value = value[(slice(None),) * dim + (slice(turn % step, None, step),)]
-    return value
-
-
-def _by_unit(value: Tensor, unit_dim: int, turn: int) -> Tensor:
-    """A sample of the values, ``[units, values]``."""
-    dim = unit_dim if -value.dim() <= unit_dim < value.dim() else -1
-    moved = value.movedim(dim, -1)
-    return _strided(moved, VALUES, turn, keep=1).movedim(-1, 0).flatten(1)
-
-
-def _range(value: Tensor, unit_dim: int, turn: int) -> Tensor:
-    """How far values of one unit lie apart over the examples; that of the unit where it is largest."""
-    few = _by_unit(value, unit_dim, turn) if value.dim() > 1 and unit_dim != -1 else value.reshape(1, -1)[:, :VALUES]
-    return (few.amax(1) - few.amin(1)).amax().float()
 
 
 class WatchedStep:
