@@ -42,8 +42,10 @@ from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 from lightning_rules.watch.gradient_health import GradientHealth
+from lightning_rules.watch.activation_health import ActivationHealth
 
 __all__ = [
+    "ActivationHealth",
     "ActivationScaleInit",
     "BatchIndependence",
     "CapacityCheck",
