@@ -41,10 +41,13 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.bias_variance import BiasVariance
+from lightning_rules.watch.loss_decreases import LossDecreases
 
 __all__ = [
     "ActivationScaleInit",
     "BatchIndependence",
+    "BiasVariance",
     "CapacityCheck",
     "Cascade",
     "DataAudit",
@@ -63,6 +66,7 @@ __all__ = [
     "LargestBatchSize",
     "LastLayerBiasInit",
     "LossAtInit",
+    "LossDecreases",
     "MaxNorm",
     "ModelAudit",
     "MomentumSchedule",

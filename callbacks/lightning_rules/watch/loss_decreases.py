@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, View
+from lightning_rules.watch.ending import ending
 from lightning_rules.watch.loss_history import LossHistory, mean_over_ranks
 from lightning_rules.watch.loss_judgements import LossesSeen, judge
 from lightning_rules.watch.prior_loss import PriorLoss, prior_loss
@@ -99,6 +100,7 @@ class LossDecreases(Monitor):
 
     def readings(self) -> list[Tensor | float | None]:
         """The losses since the last look."""
+        self._ended = ending(self._trainer)
         kept, self._kept = self._kept, []
         return together(kept, self._is_automatic())
 
@@ -137,11 +139,6 @@ class LossDecreases(Monitor):
         level = fmean(recent)
         noise = fmean((loss - level) ** 2 for loss in recent) ** 0.5
         return {"training_loss/smoothed": level, "training_loss/noise": noise}
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Look for the last time."""
-        self._ended = True
-        super().on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hold nothing of the run."""

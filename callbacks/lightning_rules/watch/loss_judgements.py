@@ -117,13 +117,17 @@ def judge_not_finite(seen: LossesSeen) -> list[Finding]:
     lost = row >= SCALER_LOOKS if seen.scaled else row >= 2 or (row == 1 and seen.ended)
     if lost:
         first = "the first batch on" if at == 0 else f"batch {at} on (counted from 0)"
-        since = f"from {first}" if row == history.batches - at else f"first at batch {at}, and in the last {row} batches"
+        since = (
+            f"from {first}" if row == history.batches - at else f"first at batch {at}, and in the last {row} batches"
+        )
         message = f"The training loss is not finite {since}; {_said_before(history)}."
         return [Finding("non-finite-loss", Severity.ERROR, message, _advice_not_finite(history), evidence)]
     if row:
         return []  # the next look tells whether it recovers
     often = count > max(2, OFTEN * history.batches) and not seen.scaled
-    message = f"{count} of {history.batches} training losses were not finite, the first at batch {at}; training went on."
+    message = (
+        f"{count} of {history.batches} training losses were not finite, the first at batch {at}; training went on."
+    )
     advice = "Find what these batches have in common: an empty target, a logarithm of zero, a division by zero."
     return [Finding("non-finite-loss", Severity.WARNING if often else Severity.INFO, message, advice, evidence)]
 
@@ -149,7 +153,9 @@ def _advice_not_finite(history: LossHistory) -> str:
         return "Lower the learning rate tenfold or warm it up, and clip gradients: training diverged."
     if not history.before:
         return "Look for NaN in the inputs, a logarithm of zero or a division by zero on the way to the loss."
-    return "Look at that batch for NaN or empty targets, and for log, sqrt or a division at zero on the way to the loss."
+    return (
+        "Look at that batch for NaN or empty targets, and for log, sqrt or a division at zero on the way to the loss."
+    )
 
 
 def judge_constant(seen: LossesSeen) -> Finding | None:
@@ -160,7 +166,9 @@ def judge_constant(seen: LossesSeen) -> Finding | None:
         return None
     message = f"The training loss has been exactly {history.first[0]:.6g} at each of {history.losses} batches."
     advice = "Look for a clamp, a rounding or a detach between the network's output and the returned loss."
-    return Finding("no-progress", Severity.ERROR, message, advice, {"loss": history.first[0], "batches": history.losses})
+    return Finding(
+        "no-progress", Severity.ERROR, message, advice, {"loss": history.first[0], "batches": history.losses}
+    )
 
 
 def judge_divergence(seen: LossesSeen, curve: Curve) -> Finding | None:
@@ -279,7 +287,9 @@ def judge_fall(seen: LossesSeen, curve: Curve) -> Finding:
     evidence = {"start": curve.start, "last_third": late, "noise": curve.error}
     fell = curve.start - late
     if fell > SURE * curve.error:
-        return Finding("loss-decreases", Severity.OK, f"The training loss fell from {curve.start:.3g} to {late:.3g}.", "", evidence)
+        return Finding(
+            "loss-decreases", Severity.OK, f"The training loss fell from {curve.start:.3g} to {late:.3g}.", "", evidence
+        )
     message = f"The training loss went from {curve.start:.3g} to {late:.3g}, with a noise of {curve.error:.2g}."
     return Finding("loss-decreases", Severity.INFO, message, "", evidence)
 

@@ -96,7 +96,9 @@ def _has_given_targets(call: LossCall, batch: Any) -> bool:
         return False
     pool = [leaf.detach().cpu().double() for _, leaf in leaves(batch) if leaf.numel() >= target.numel()]
     wanted = target.detach().cpu().double().flatten()
-    return any(leaf.numel() == wanted.numel() and torch.allclose(leaf.flatten(), wanted, equal_nan=True) for leaf in pool)
+    return any(
+        leaf.numel() == wanted.numel() and torch.allclose(leaf.flatten(), wanted, equal_nan=True) for leaf in pool
+    )
 
 
 def _best_constant(view: View, call: LossCall, batch: Any) -> float:
