@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
@@ -15,6 +16,7 @@ SMALL_SHARE = 0.03  # of the error of the best constant answer
 SURE = 2.0  # standard errors
 VALIDATIONS = 8  # at least, before a rise of the validation loss is one
 RISEN = 1.3  # times the best validation loss
+LASTING = 1.15  # times the best, at each of the last three
 CLEAR = 5.0  # usual differences between two validations
 WORSE = 0.01  # of accuracy, lost since its best
 
@@ -151,36 +153,25 @@ def judge_overfitting(seen: Validations, monitor: str | None = None) -> Finding 
     values = seen.series[loss]
     best, now = min(values), fmean(values[-3:])
     at = values.index(best) + 1
-    usual = median(abs(b - a) for a, b in zip(values, values[1:], strict=False))
-    later = values[at:]
-    if (
-        best <= 0
-        or now < RISEN * best
-        or now - best < CLEAR * usual
-        or at > len(values) / 2
-        or min(later[-3:]) < 1.15 * best
-    ):
+    usual = median(abs(b - a) for a, b in pairwise(values))
+    risen = now >= RISEN * best and now - best >= CLEAR * usual and min(values[-3:]) >= LASTING * best
+    if best <= 0 or at > len(values) / 2 or not risen:
         return None
     message = f"{loss} was best after validation {at} of {len(values)}, {best:.3g}, and has risen to {now:.3g}"
     evidence = {"best": best, "best_at": at, "now": now, "validations": len(values)}
-    lost = _score_lost(seen)
-    if lost is None and not seen.is_error:
+    score, lost = _score_lost(seen)
+    if not score and not seen.is_error:
         message += "; no accuracy was logged that would say what it costs."
-    elif lost is not None and not lost[1]:
-        message += f", while {lost[0]} holds: the network grows overconfident, not worse."
+    elif score and not lost:
+        message += f", while {score} holds: the network grows overconfident, not worse."
     elif seen.keeps_best:
         message += f"; {seen.keeps_best} keeps the best weights."
     else:
-        message += f", and {lost[0]} has fallen" * (lost is not None) + ", while nothing keeps the best weights."
+        fallen = f", and {score} has fallen" if score else ""
+        message += f"{fallen}, while nothing keeps the best weights."
         advice = "Add ModelCheckpoint and EarlyStopping with that monitor, and then regularise or get more data."
         return Finding("overfitting", Severity.WARNING, message, advice, evidence)
-    return Finding(
-        "overfitting",
-        Severity.INFO,
-        message,
-        "Stop earlier, or regularise: " + VARIANCE[0].lower() + VARIANCE[1:],
-        evidence,
-    )
+    return Finding("overfitting", Severity.INFO, message, f"Stop earlier, or regularise. {VARIANCE}", evidence)
 
 
 def _loss_of(series: Mapping[str, Sequence[float]], monitor: str | None) -> str | None:
@@ -189,11 +180,11 @@ def _loss_of(series: Mapping[str, Sequence[float]], monitor: str | None) -> str 
     return next((name for name in series if lower_is_better(name)), None)
 
 
-def _score_lost(seen: Validations) -> tuple[str, bool] | None:
-    """A score that validation logged, and whether it has fallen from its best by more than noise; None without one."""
+def _score_lost(seen: Validations) -> tuple[str, bool]:
+    """The name of a score that validation logged, and whether it has fallen from its best by more than noise."""
     for name, values in seen.series.items():
         if lower_is_better(name) is False:
             best, now = max(values), fmean(values[-3:])
             noise = (max(best * (1 - best), 0.0) / seen.answers) ** 0.5 if seen.answers else 0.02
             return name, best - now > WORSE + 3 * noise
-    return None
+    return "", False

@@ -195,16 +195,15 @@ class BiasVariance(Monitor):
         for name, place in places.items():
             if place >= len(loaders):
                 raise NotApplicable(f"there is no validation loader {place}; the run has {len(loaders)}.")
-            batches = peek(loaders[place], _batches_for(peek(loaders[place], 1)[0]))
+            batches: list[Any] = peek(loaders[place], _batches_for(peek(loaders[place], 1)[0]))
             parts[name], _ = error_on(view, batches, time.perf_counter() + seconds)
         return unit, parts
 
     def _validations(self, end: RankSeen) -> Validations:
         error = end.parts.get("validation")
         is_error = end.unit in ("squared error", "absolute error")
-        return replace(
-            end.validations, series=dict(self._series), answers=int(error.answers) if error else 0, is_error=is_error
-        )
+        answers = int(error.answers) if error else 0
+        return replace(end.validations, series=dict(self._series), answers=answers, is_error=is_error)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hold nothing of the run."""
@@ -222,9 +221,8 @@ class BiasVariance(Monitor):
 
 
 def _keeps_best(callback: Any) -> bool:
-    return getattr(callback, "monitor", None) is not None and not (
-        isinstance(callback, Rule) and callback.kind != "enforce"
-    )
+    watches = isinstance(callback, Rule) and callback.kind != "enforce"
+    return getattr(callback, "monitor", None) is not None and not watches
 
 
 def _batches_for(batch: Any) -> int:
@@ -266,12 +264,8 @@ def _logged(seen: RankSeen, monitor: str | None) -> Errors | None:
         train, validation = seen.logged[name]
         lower = lower_is_better(name)
         if lower is False and max(train, validation) <= 1:
-            return Errors(
-                "error rate" if "acc" in name.lower() else f"1 - {name}",
-                Measured(1 - train),
-                Measured(1 - validation),
-                measured_alike=False,
-            )
+            unit = "error rate" if "acc" in name.lower() else f"1 - {name}"
+            return Errors(unit, Measured(1 - train), Measured(1 - validation), measured_alike=False)
         if lower:
             return Errors(name, Measured(train), Measured(validation), guess=None, measured_alike=False)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -56,7 +57,8 @@ class SplitError:
     def noise(self) -> float:
         """The standard error of the mean error."""
         variance = max(self.square / self.answers - self.mean**2, 0.0)
-        return max(variance / self.answers, 0.25 / self.answers**2 * (self.square == self.error)) ** 0.5
+        never = 0.25 / self.answers**2 if self.square == self.error else 0.0  # of rates, so that none is quite sure
+        return math.sqrt(max(variance / self.answers, never))
 
 
 def error_on(view: View, batches: Iterable[Any], until: float) -> tuple[SplitError, Unit]:
@@ -115,7 +117,7 @@ def sums(answers: Tensor, right: Tensor, kind: Kind) -> SplitError:
         raise NotApplicable("no target counts: all are ignored.")
     if kind in ("softmax", "sigmoid"):
         wrong = float((answers != right).sum())
-        return SplitError(len(right), wrong, wrong, float(len(right) - right.unique(return_counts=True)[1].max()))
+        return SplitError(len(right), wrong, wrong, float(len(right) - torch.bincount(right).max()))
     away, constant = (answers - right).abs(), right.mean() if kind == "mean" else right.median()
     power = 2 if kind == "mean" else 1
     error = away**power

@@ -37,9 +37,9 @@ class LossDecreases(Monitor):
 
     Fires when: `non-finite-loss`: the last losses were all NaN or infinite (error; with a GradScaler from 20 on), or
         more than 2% were (warning): the first such batch is named, and whether losses rose before it.
-        `no-progress`: every loss of the run is the same number (error); or over the last third of the run, after half
-        of the planned batches or 500, it is not below the prior's loss by more than 1% or its noise, and does not
-        fall (warning). `diverging-loss`: it is above 1.5 times its start and the prior's loss for a third of the run
+        `no-progress`: every loss of the run is the same number (error); or, after two thirds of the planned batches
+        (of a long plan 500, or a fifth of it, at most 2,000), the last third of the curve is not below the prior's
+        loss by more than 1% or its noise, and does not fall (warning). `diverging-loss`: it is above 1.5 times its start and the prior's loss for a third of the run
         (warning; error above 3 times and rising); it had fallen and more than half of that is lost again for good
         (warning); it falls below zero faster and faster, beyond 100 times its start, or is 10,000 times its start
         (error). `oscillating-loss`: it jumps up and down from step to step by more than half its level, farther and
@@ -164,9 +164,9 @@ def together(kept: Sequence[tuple[Tensor | None, int]], automatic: bool) -> list
     """Losses as they were returned: one tensor ``[batches]`` and their factors; or, where they differ, one by one."""
     factors = [float(count) if automatic else 1.0 for _, count in kept]
     losses = [loss for loss, _ in kept if loss is not None]
-    if losses and len(losses) == len(kept) and len({(loss.shape, loss.dtype, loss.device) for loss in losses}) == 1:
-        if losses[0].dim() == 0:
-            return [torch.stack(losses).detach().float(), *factors]
+    kinds = {(loss.shape, loss.dtype, loss.device) for loss in losses}
+    if len(losses) == len(kept) and len(kinds) == 1 and losses[0].dim() == 0:
+        return [torch.stack(losses).detach().float(), *factors]
     return [
         None if loss is None or loss.numel() == 0 else loss.detach().float().mean() * factor
         for (loss, _), factor in zip(kept, factors, strict=True)

@@ -110,8 +110,11 @@ class LossHistory:
     @classmethod
     def of(cls, state: dict[str, Any]) -> LossHistory:
         """The inverse of :meth:`state`."""
-        copied = {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
-        return cls(**{**copied, "pending": (float(state["pending"][0]), int(state["pending"][1]))})
+        copied: dict[str, Any] = {
+            name: list(value) if isinstance(value, list) else value for name, value in state.items()
+        }
+        copied["pending"] = float(state["pending"][0]), int(state["pending"][1])
+        return cls(**copied)
 
 
 def mean_over_ranks(histories: Sequence[LossHistory]) -> LossHistory:

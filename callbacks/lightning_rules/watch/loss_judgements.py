@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from scipy.stats import kendalltau
-
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.watch.loss_curve import Curve, correlation_of_neighbours, deviation
 from lightning_rules.watch.loss_history import LossHistory
 from lightning_rules.watch.prior_loss import PriorLoss
 
 ENOUGH = 64  # losses before a curve is judged at all,
-LONG = 500  # and so many are enough to have learned something, however long the plan is
-PLAN_SHARE = 0.5  # of the planned batches; a shorter run is judged then
+PLAN_SHARE = 2 / 3  # of the planned batches, and something should have been learned; of a long plan,
+LONG = 500  # so many batches are enough,
+LONG_SHARE = 0.2  # or this share of them,
+LONGEST = 2000  # but never more than so many
 NOTHING = 0.01  # of the prior's loss: an advantage below this is none
 SURE = 2.0  # standard errors
 CLEAR = 5.0
-TREND = 0.05  # chance of such a fall if there were none
 ABOVE = 1.5  # times the start and the prior's loss, for a whole third of the run: it diverges
 FAR_ABOVE = 3.0
 WITHOUT_BOUND = 100.0  # times the first losses in size, faster and faster
@@ -55,56 +54,23 @@ class LossesSeen:
     ended: bool = False
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A history in a few numbers: levels of its thirds, and how sure they are.
-
-    Attributes:
-        start: The mean of the first losses.
-        thirds: The mean loss of each third of the run.
-        error: The standard error of the mean of a third, from how much neighbouring blocks differ.
-        falls: Whether the last two thirds fall by more than chance (Mann-Kendall).
-        rises: Whether the last two thirds rise by more than chance.
-    """
-
-    start: float
-    thirds: tuple[float, float, float]
-    error: float
-    falls: bool
-    rises: bool
-
-    @classmethod
-    def of(cls, history: LossHistory) -> Curve:
-        """Summarise at least :data:`ENOUGH` losses."""
-        means = history.means
-        third = max(1, len(means) // 3)
-        parts = means[:third], means[third:-third], means[-third:]
-        steps = sorted(abs(b - a) for a, b in zip(means, means[1:], strict=False))
-        noise = max(median(steps) / 0.954, fmean(steps) / 1.128)  # of the difference of two normal values
-        tail = means[third:]
-        tau, chance = kendalltau(range(len(tail)), tail)
-        sure = math.isfinite(tau) and chance / 2 < TREND
-        return cls(
-            start=fmean(history.first[:8]),
-            thirds=(fmean(parts[0]), fmean(parts[1]), fmean(parts[2])),
-            error=noise / third**0.5,
-            falls=bool(sure and tau < 0),
-            rises=bool(sure and tau > 0),
-        )
-
-
 def judge(seen: LossesSeen) -> list[Finding]:
     """All findings on one curve of losses."""
     history = seen.history
     broken = judge_not_finite(seen)
     if len(history.means) < ENOUGH // 2 or history.losses < ENOUGH:
-        return broken
+        return broken or ([_too_few(history)] if seen.ended else [])
     curve = Curve.of(history)
     found = [judge_constant(seen), judge_divergence(seen, curve), judge_relapse(seen, curve)]
     alarms = [finding for finding in found if finding is not None]
     if not alarms and not broken:
         alarms = [finding for finding in (judge_progress(seen, curve), judge_swings(seen)) if finding is not None]
     return broken + (alarms or ([] if broken else [judge_fall(seen, curve)])) + judge_spikes(history)
+
+
+def _too_few(history: LossHistory) -> Finding:
+    message = f"The run had {history.losses} losses; {ENOUGH} are needed to tell progress from noise."
+    return Finding("loss-decreases", Severity.INFO, message)
 
 
 def judge_not_finite(seen: LossesSeen) -> list[Finding]:
@@ -116,7 +82,7 @@ def judge_not_finite(seen: LossesSeen) -> list[Finding]:
     evidence = {"not_finite": count, "first_at_batch": at, "in_a_row": row, "batches": history.batches}
     lost = row >= SCALER_LOOKS if seen.scaled else row >= 2 or (row == 1 and seen.ended)
     if lost:
-        first = "the first batch on" if at == 0 else f"batch {at} on (counted from 0)"
+        first = "the very first batch on" if at == 0 else f"batch {at} on (counted from 0)"
         since = (
             f"from {first}" if row == history.batches - at else f"first at batch {at}, and in the last {row} batches"
         )
@@ -125,9 +91,7 @@ def judge_not_finite(seen: LossesSeen) -> list[Finding]:
     if row:
         return []  # the next look tells whether it recovers
     often = count > max(2, OFTEN * history.batches) and not seen.scaled
-    message = (
-        f"{count} of {history.batches} training losses were not finite, the first at batch {at}; training went on."
-    )
+    message = f"{count} of {history.batches} losses were not finite, the first at batch {at}; training went on."
     advice = "Find what these batches have in common: an empty target, a logarithm of zero, a division by zero."
     return [Finding("non-finite-loss", Severity.WARNING if often else Severity.INFO, message, advice, evidence)]
 
@@ -166,9 +130,8 @@ def judge_constant(seen: LossesSeen) -> Finding | None:
         return None
     message = f"The training loss has been exactly {history.first[0]:.6g} at each of {history.losses} batches."
     advice = "Look for a clamp, a rounding or a detach between the network's output and the returned loss."
-    return Finding(
-        "no-progress", Severity.ERROR, message, advice, {"loss": history.first[0], "batches": history.losses}
-    )
+    evidence = {"loss": history.first[0], "batches": history.losses}
+    return Finding("no-progress", Severity.ERROR, message, advice, evidence)
 
 
 def judge_divergence(seen: LossesSeen, curve: Curve) -> Finding | None:
@@ -178,7 +141,7 @@ def judge_divergence(seen: LossesSeen, curve: Curve) -> Finding | None:
     evidence = {"start": curve.start, "last_third": late, "batches": history.losses}
     said = f"from {curve.start:.3g} at the start to {late:.3g} over the last third of {history.losses} batches"
     slower = "Lower the learning rate tenfold, or warm it up, and clip gradients."
-    if late < 0 and -min(history.recent) > WITHOUT_BOUND * size and _accelerates(curve):
+    if late < 0 and -min(history.recent) > WITHOUT_BOUND * size and curve.accelerates:
         message = f"The training loss falls without bound, {said}, faster and faster."
         advice = "Check the loss's sign: a loss worth minimising has a floor, and this one has none."
         return Finding("diverging-loss", Severity.ERROR, message, advice, evidence)
@@ -193,11 +156,6 @@ def judge_divergence(seen: LossesSeen, curve: Curve) -> Finding | None:
     message = f"The training loss has risen, {said}; the prior of the targets alone reaches {seen.prior.mean:.3g}."
     severity = Severity.ERROR if late > FAR_ABOVE * ceiling and curve.rises else Severity.WARNING
     return Finding("diverging-loss", severity, message, slower, {**evidence, "prior_loss": seen.prior.mean})
-
-
-def _accelerates(curve: Curve) -> bool:
-    first, middle, last = curve.thirds
-    return middle < first and last - middle < 2 * (middle - first)
 
 
 def judge_relapse(seen: LossesSeen, curve: Curve) -> Finding | None:
@@ -227,7 +185,7 @@ def judge_relapse(seen: LossesSeen, curve: Curve) -> Finding | None:
 def judge_progress(seen: LossesSeen, curve: Curve) -> Finding | None:
     """Whether anything has been learned: against the prior of the targets, and against the noise of the run."""
     history, prior = seen.history, seen.prior
-    if prior is None or history.losses < min(LONG, PLAN_SHARE * seen.planned):
+    if prior is None or history.losses < _enough_to_learn(seen.planned):
         return None
     late = curve.thirds[2]
     gap = prior.mean - late
@@ -235,16 +193,36 @@ def judge_progress(seen: LossesSeen, curve: Curve) -> Finding | None:
     better = gap > min(noise, NOTHING * prior.mean) and gap > SURE * curve.error
     if better or curve.falls or curve.thirds[1] - late > SURE * 2**0.5 * curve.error:
         return None
+    how, advice = _standstill(seen, curve, prior, noise)
     message = (
-        f"The training loss has made no progress: {late:.4g} over the last third of {history.losses} batches, with a "
-        f"noise of {curve.error:.2g}, where the prior of the targets alone reaches {prior.mean:.4g}."
-    )
-    advice = (
-        "See whether the network can overfit one batch; then look at the learning rate (far too high or too low), at "
-        "inputs that never arrive, and at targets that do not belong to them."
+        f"{how}: {late:.4g} over the last third of {history.losses} batches, {curve.start:.4g} at the start, and "
+        f"{prior.mean:.4g} for who only knows the prior of the targets."
     )
     evidence = {"start": curve.start, "last_third": late, "noise": curve.error, "prior_loss": prior.mean}
     return Finding("no-progress", Severity.WARNING, message, advice, evidence)
+
+
+def _enough_to_learn(planned: float) -> float:
+    return max(ENOUGH, min(PLAN_SHARE * planned, max(LONG, LONG_SHARE * planned), LONGEST))
+
+
+def _standstill(seen: LossesSeen, curve: Curve, prior: PriorLoss, noise: float) -> tuple[str, str]:
+    """In which way nothing is learned, and what to do about it."""
+    history, late = seen.history, curve.thirds[2]
+    if max(*history.means, history.highest_spike) > ABOVE * max(curve.start, prior.mean):
+        how = "The training loss jumped up and then made no progress"
+        return how, "Lower the learning rate tenfold and more, or warm it up; normalise the inputs; clip gradients."
+    if late > prior.mean + noise and abs(late - curve.start) < max(noise, NOTHING * late):
+        how = "The training loss has not moved from where it started"
+        return how, (
+            "Raise the learning rate, and see whether the optimiser has the parameters, gradients reach them, and the "
+            "schedule, the clipping or the loss's scale do not make its steps too small."
+        )
+    how = "The training loss shows that nothing has been learned from the inputs"
+    return how, (
+        "See whether the network can overfit one batch; then whether inputs arrive at the output, targets belong to "
+        "their inputs, weights differ from one another at the start, and the learning rate is in range."
+    )
 
 
 def judge_swings(seen: LossesSeen) -> Finding | None:
@@ -254,8 +232,8 @@ def judge_swings(seen: LossesSeen) -> Finding | None:
         return None
     half = len(recent) // 2
     old, new = recent[:half], recent[half:]
-    correlation = _correlation_of_neighbours(new)
-    level, swing, swung = fmean(new), _deviation(new), _deviation(old)
+    correlation = correlation_of_neighbours(new)
+    level, swing, swung = fmean(new), deviation(new), deviation(old)
     gross = correlation < ALTERNATES and swing > SWINGS * abs(level) and swing > GROWS * swung
     if not gross or level < fmean(old):
         return None
@@ -287,21 +265,7 @@ def judge_fall(seen: LossesSeen, curve: Curve) -> Finding:
     evidence = {"start": curve.start, "last_third": late, "noise": curve.error}
     fell = curve.start - late
     if fell > SURE * curve.error:
-        return Finding(
-            "loss-decreases", Severity.OK, f"The training loss fell from {curve.start:.3g} to {late:.3g}.", "", evidence
-        )
+        message = f"The training loss fell from {curve.start:.3g} to {late:.3g}."
+        return Finding("loss-decreases", Severity.OK, message, "", evidence)
     message = f"The training loss went from {curve.start:.3g} to {late:.3g}, with a noise of {curve.error:.2g}."
     return Finding("loss-decreases", Severity.INFO, message, "", evidence)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = fmean(values)
-    return fmean((value - mean) ** 2 for value in values) ** 0.5
-
-
-def _correlation_of_neighbours(values: Sequence[float]) -> float:
-    mean, variance = fmean(values), _deviation(values) ** 2
-    if variance == 0.0:
-        return 0.0
-    pairs = zip(values, values[1:], strict=False)
-    return sum((a - mean) * (b - mean) for a, b in pairs) / (len(values) * variance)

@@ -40,17 +40,12 @@ def pairs(names: Iterable[str]) -> dict[str, str]:
     """
     listed = list(names)
     of_training = {}
-    for name in sorted(
-        listed, key=lambda one: words(one)[-1:] != ["epoch"], reverse=True
-    ):  # epoch means last: they win
+    for name in sorted(listed, key=lambda one: words(one)[-1:] == ["epoch"]):  # these come last, and win
         said = words(name)
         if any(word in TRAINING for word in said) and said[-1] != "step":
             of_training[_bare(said)] = name
-    return {
-        name: of_training[_bare(words(name))]
-        for name in listed
-        if is_validation(name) and _bare(words(name)) in of_training
-    }
+    partners = {name: of_training.get(_bare(words(name))) for name in listed if is_validation(name)}
+    return {name: partner for name, partner in partners.items() if partner is not None}
 
 
 def _bare(said: list[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_rules.batches import leaves
 from lightning_rules.losses import LossCall
 from lightning_rules.priors import constant_output, tally_of
-from lightning_rules.view import Step, View
+from lightning_rules.view import View
 
 BATCHES = 4
 SCALES = ("Mul", "Div", "Alias", "Clone", "ToCopy", "View", "Squeeze", "Unsqueeze", "Mean", "Sum")
@@ -41,7 +41,8 @@ def prior_loss(view: View) -> PriorLoss | None:
         network or at random, so that no constant output is a yardstick.
     """
     try:
-        pairs = [_losses(view, batch) for batch in view.batches(BATCHES)]
+        batches: list[Any] = view.batches(BATCHES)
+        pairs = [_losses(view, batch) for batch in batches]
     except Exception:  # NotApplicable, or a step that cannot be run by itself: the curve alone is judged
         return None
     if any(pair is None for pair in pairs):
