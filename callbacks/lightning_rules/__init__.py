@@ -43,11 +43,14 @@ from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 from lightning_rules.watch.gradient_health import GradientHealth
 from lightning_rules.watch.activation_health import ActivationHealth
+from lightning_rules.watch.bias_variance import BiasVariance
+from lightning_rules.watch.loss_decreases import LossDecreases
 
 __all__ = [
     "ActivationHealth",
     "ActivationScaleInit",
     "BatchIndependence",
+    "BiasVariance",
     "CapacityCheck",
     "Cascade",
     "DataAudit",
@@ -67,6 +70,7 @@ __all__ = [
     "LargestBatchSize",
     "LastLayerBiasInit",
     "LossAtInit",
+    "LossDecreases",
     "MaxNorm",
     "ModelAudit",
     "MomentumSchedule",
