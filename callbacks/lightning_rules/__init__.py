@@ -41,6 +41,7 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.metric_audit import MetricAudit
 from lightning_rules.watch.mode_audit import ModeAudit
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "LastLayerBiasInit",
     "LossAtInit",
     "MaxNorm",
+    "MetricAudit",
     "ModeAudit",
     "ModelAudit",
     "MomentumSchedule",
