@@ -45,6 +45,8 @@ from lightning_rules.watch.gradient_health import GradientHealth
 from lightning_rules.watch.activation_health import ActivationHealth
 from lightning_rules.watch.bias_variance import BiasVariance
 from lightning_rules.watch.loss_decreases import LossDecreases
+from lightning_rules.watch.metric_audit import MetricAudit
+from lightning_rules.watch.mode_audit import ModeAudit
 
 __all__ = [
     "ActivationHealth",
@@ -72,6 +74,8 @@ __all__ = [
     "LossAtInit",
     "LossDecreases",
     "MaxNorm",
+    "MetricAudit",
+    "ModeAudit",
     "ModelAudit",
     "MomentumSchedule",
     "MovingAverage",
