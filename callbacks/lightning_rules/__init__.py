@@ -41,6 +41,10 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.input_gallery import InputGallery
+from lightning_rules.watch.prediction_dynamics import PredictionDynamics
+from lightning_rules.watch.selective_prediction import SelectivePrediction
+from lightning_rules.watch.worst_errors import WorstErrors
 
 __all__ = [
     "ActivationScaleInit",
@@ -57,6 +61,7 @@ __all__ = [
     "GitTagCheckpoint",
     "GradientCheck",
     "GradientClipping",
+    "InputGallery",
     "InputIndependentBaseline",
     "LRFinder",
     "LabelSuspects",
@@ -68,15 +73,18 @@ __all__ = [
     "MomentumSchedule",
     "MovingAverage",
     "OverfitOneBatch",
+    "PredictionDynamics",
     "RandomFeatures",
     "RecurrentInit",
     "Report",
     "Rule",
     "ScheduleAudit",
     "SeedEverything",
+    "SelectivePrediction",
     "Severity",
     "StepSize",
     "WeightDecayGroups",
+    "WorstErrors",
     "check",
     "export_weights",
     "recommended",
