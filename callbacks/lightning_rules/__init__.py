@@ -47,6 +47,10 @@ from lightning_rules.watch.bias_variance import BiasVariance
 from lightning_rules.watch.loss_decreases import LossDecreases
 from lightning_rules.watch.metric_audit import MetricAudit
 from lightning_rules.watch.mode_audit import ModeAudit
+from lightning_rules.watch.input_gallery import InputGallery
+from lightning_rules.watch.prediction_dynamics import PredictionDynamics
+from lightning_rules.watch.selective_prediction import SelectivePrediction
+from lightning_rules.watch.worst_errors import WorstErrors
 
 __all__ = [
     "ActivationHealth",
@@ -66,6 +70,7 @@ __all__ = [
     "GradientCheck",
     "GradientClipping",
     "GradientHealth",
+    "InputGallery",
     "InputIndependentBaseline",
     "LRFinder",
     "LabelSuspects",
@@ -80,15 +85,18 @@ __all__ = [
     "MomentumSchedule",
     "MovingAverage",
     "OverfitOneBatch",
+    "PredictionDynamics",
     "RandomFeatures",
     "RecurrentInit",
     "Report",
     "Rule",
     "ScheduleAudit",
     "SeedEverything",
+    "SelectivePrediction",
     "Severity",
     "StepSize",
     "WeightDecayGroups",
+    "WorstErrors",
     "check",
     "export_weights",
     "recommended",
