@@ -118,7 +118,9 @@ class UpdateRatio(Monitor):
         change = watch.after(optimizer)
         if change is not None:
             kind, step = type(optimizer).__name__, self._trainer.global_step
-            self._seen.append((place, kind, step, watch.judged, *change, rates_of(optimizer), share_done(self._trainer)))
+            self._seen.append(
+                (place, kind, step, watch.judged, *change, rates_of(optimizer), share_done(self._trainer))
+            )
 
     def _let_go(self, place: int) -> None:
         for hook in self._hooks.pop(place, ()):

@@ -156,6 +156,8 @@ def still_now(
     unmoved = [
         one
         for one, count, change in zip(watched, reached, changes, strict=True)
-        if change == 0 and count >= 0.9 * seen and "weight_hh" not in one.name  # a sequence of one step has no use for it
+        if change == 0
+        and count >= 0.9 * seen
+        and "weight_hh" not in one.name  # a sequence of one step has no use for it
     ]
     return [one.name for one in unmoved if one.judged], [one.name for one in unmoved if not one.judged]
