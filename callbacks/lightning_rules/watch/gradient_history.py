@@ -186,20 +186,22 @@ class GradientHistory:
 
     def seen(self) -> GradientsSeen:
         """The numbers of now."""
-        early, recent = _medians(self.early), _medians(self.recent)
-        largest = torch.where(self.early.isfinite(), self.early, 0.0).amax(0) if len(self.early) else early
+        early, recent = _medians(self.early).tolist(), _medians(self.recent).tolist()
+        known = torch.where(self.early.isfinite(), self.early, 0.0)
+        largest = known.amax(0).tolist() if len(known) else early
+        weights, present, moved = self.weights.tolist(), self.present.tolist(), self.moved.tolist()
         parameters = [
             ParameterSeen(
                 self.names[place],
                 self.elements[place],
                 self.dimensions[place] > 1,
                 self.tables[place],
-                float(self.weights[place]),
-                float(early[place]),
-                float(largest[place]),
-                float(recent[place]),
-                int(self.present[place]),
-                int(self.moved[place]),
+                weights[place],
+                early[place],
+                largest[place],
+                recent[place],
+                present[place],
+                moved[place],
             )
             for place in sorted(range(len(self.names)), key=lambda place: self.order[place])
         ]
@@ -207,7 +209,7 @@ class GradientHistory:
             steps=self.steps,
             parameters=tuple(parameters),
             norms=(float(_medians(_totals(self.early))), float(_medians(_totals(self.recent)))),
-            losses=(float(early[-1]), float(recent[-1])),
+            losses=(early[-1], recent[-1]),
             bad=self.bad,
             bad_run=self.bad_run,
             first_bad=self.first_bad,

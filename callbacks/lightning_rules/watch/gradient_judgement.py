@@ -114,8 +114,8 @@ def _cure(first: BadStep) -> str:
         return f"They had grown {first.grown:.0f}-fold since the start: lower the learning rate, or clip the gradients."
     if first.loss is not None and math.isfinite(first.loss):
         return (
-            f"The loss is finite and its derivative is not: look near `{first.nearest}` for sqrt, norm, log, a power or "
-            "a division at 0, and add a small epsilon inside."
+            f"The loss is finite and its derivative is not: look near `{first.nearest}` for sqrt, norm, log, a power "
+            "or a division at 0, and add a small epsilon inside."
         )
     return (
         "Look for NaN in this batch and for log or exp of extreme outputs; if there is none, lower the learning rate."
