@@ -175,10 +175,10 @@ def _shallow(seen: GradientsSeen, evidence: dict[str, float | int | str]) -> Ite
     if len(weights) < 3:
         return
     last, first = weights[-1], weights[: max(1, len(weights) // 4)]
-    ratio = max(
-        max(_relative(one.early, one, last.early, last), _relative(one.recent, one, last.recent, last)) for one in first
-    )
-    if not ratio < SHALLOW:
+    ratios = [_relative(one.early, one, last.early, last) for one in first]
+    ratios += [_relative(one.recent, one, last.recent, last) for one in first]
+    ratio = max(ratios)
+    if any(map(math.isnan, ratios)) or ratio >= SHALLOW:
         return
     message = (
         f"In relation to the weights the gradient of `{first[0].name}` is {ratio:.1e} of that of `{last.name}`, and "
