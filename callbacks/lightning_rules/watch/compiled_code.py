@@ -42,11 +42,8 @@ def frames_compiled() -> int:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    return (
-        getattr(part, "_compiled_call_impl", None) is not None
-        or isinstance(part, torch._dynamo.eval_frame.OptimizedModule)
-        or isinstance(part, torch.jit.ScriptModule)
-    )
+    compiled = (torch._dynamo.eval_frame.OptimizedModule, torch.jit.ScriptModule)
+    return isinstance(part, compiled) or getattr(part, "_compiled_call_impl", None) is not None
 
 
 def _is_compiled_function(value: Any) -> bool:

@@ -262,6 +262,7 @@ class WatchedStep:
         module.__dict__["training_step"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The step itself, watched."""
         self.remove()
         with self.watch.watching():
             returned = self._step(*args, **kwargs)
