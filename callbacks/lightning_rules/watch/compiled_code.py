@@ -53,7 +53,7 @@ def _is_compiled_function(value: Any) -> bool:
 
 def _reachable(module: nn.Module) -> Iterator[Any]:
     """What the parts' instances and classes hold, and the names that are global where these were written."""
-    parts = list(module.modules())
+    parts = [module, *(part for _, part in outside_compiled(module))]
     classes = {base for part in parts for base in type(part).__mro__ if base not in (object, nn.Module)}
     for part in parts:
         yield from vars(part).values()
