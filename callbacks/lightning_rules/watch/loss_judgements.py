@@ -118,7 +118,8 @@ def _advice_not_finite(history: LossHistory) -> str:
     if not history.before:
         return "Look for NaN in the inputs, a logarithm of zero or a division by zero on the way to the loss."
     return (
-        "Look at that batch for NaN or empty targets, and for log, sqrt or a division at zero on the way to the loss."
+        "Look at that batch and the one before for NaN or empty targets, and for a logarithm, a root or a division at "
+        "zero: the gradient of a root is infinite there even where the loss is finite."
     )
 
 
@@ -129,7 +130,9 @@ def judge_constant(seen: LossesSeen) -> Finding | None:
     if len(values) > 1 or not any(values):
         return None
     message = f"The training loss has been exactly {history.first[0]:.6g} at each of {history.losses} batches."
-    advice = "Look for a clamp, a rounding or a detach between the network's output and the returned loss."
+    advice = (
+        "Look for a clamp, a rounding, a detach or a factor of zero between the network and the returned loss."
+    )
     evidence = {"loss": history.first[0], "batches": history.losses}
     return Finding("no-progress", Severity.ERROR, message, advice, evidence)
 
