@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_rules.loaders import are_several, each_loader, first_of
 
 ONE, TWO = (DataLoader(TensorDataset(torch.arange(4)), batch_size=2) for _ in range(2))
+EMPTY: list[Any] = []
 BATCHES = [torch.zeros(2), torch.ones(2)]
 
 
@@ -21,7 +22,7 @@ BATCHES = [torch.zeros(2), torch.ones(2)]
         (None, False, []),
         (ONE, False, [ONE]),
         (BATCHES, False, [BATCHES]),
-        ([], False, [[]]),
+        (EMPTY, False, [EMPTY]),
         ([ONE, TWO], True, [ONE, TWO]),
         ({"a": ONE, "b": TWO}, True, [ONE, TWO]),
         ([ONE], True, [ONE]),
