@@ -7,6 +7,7 @@ name is guessed, and a module that computes its loss in any place is understood 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,6 +139,34 @@ class LossCall:
             return None
         name, layer = self.layers[node]
         return Head(name, layer, tuple(passes))
+
+    def as_target(self, values: Tensor) -> Tensor | None:
+        """Labels of any number of examples in the shape and type of this loss's targets, on the host.
+
+        Returns:
+            None where no simple change makes them so.
+        """
+        values, shape = values.detach().cpu(), self.target.shape
+        if self.is_one_hot_of(values) and 0 <= int(values.min()) <= int(values.max()) < shape[1]:
+            return F.one_hot(values.long(), shape[1]).to(self.target.dtype)
+        width = math.prod(shape[1:])
+        if self.target.dim() == 0 or values.numel() % max(1, width):
+            return None
+        return values.reshape(-1, *shape[1:]).to(self.target.dtype)
+
+    def is_one_hot_of(self, values: Tensor) -> bool:
+        """Whether the targets are rows of several columns, and the values what such rows are made of: class indices."""
+        soft = self.target.is_floating_point() and self.target.dim() == 2 and self.target.shape[1] > 1
+        return soft and not values.is_floating_point() and values.dim() == 1 and values.numel() > 0
+
+    def is_target(self, leaf: Tensor) -> bool:
+        """Whether a part of the batch is what this loss was given as its targets, but for shape and type."""
+        if leaf.numel() == 0:
+            return False
+        target = self.as_target(leaf)
+        return (
+            target is not None and target.shape == self.target.shape and torch.equal(target, self.target.detach().cpu())
+        )
 
     def loss_of(self, output: Tensor) -> Tensor:
         """The same loss, of another output, for each element apart (``reduction="none"``)."""

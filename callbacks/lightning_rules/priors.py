@@ -194,7 +194,7 @@ def tally_of(view: View, call: LossCall, batch: Any, outputs: int) -> Tally:
     Raises:
         NotApplicable: The targets do not fit the outputs.
     """
-    path = next((path for path, leaf in leaves(batch) if _is_target(leaf, call)), None)
+    path = next((path for path, leaf in leaves(batch) if call.is_target(leaf)), None)
     if path is None:
         return tally(call, call.target, outputs, "the first batch, since training_step makes its targets itself")
     loader, inner = _loader_of(view.trainer.train_dataloader, path)
@@ -212,7 +212,7 @@ def _all_labels(loader: Any, path: tuple[Any, ...], call: LossCall, outputs: int
     labels, times = labels_of(loader.dataset, path), draws(loader)
     if labels is None or (times is not None and call.kind == "median"):
         return None
-    target = _as_target(labels, call)
+    target = call.as_target(labels)
     if target is None or len(target) != len(labels) or not agree_with_items(labels, loader.dataset, path):
         return None
     weighed = "" if times is None else ", weighed by the sampler"
@@ -222,7 +222,7 @@ def _all_labels(loader: Any, path: tuple[Any, ...], call: LossCall, outputs: int
 
 def _first_examples(view: View, path: tuple[Any, ...], call: LossCall, outputs: int) -> Tally:
     per_batch = max(1, len(call.target) if call.target.dim() else 1)
-    read = view.batches(max(1, EXAMPLES_READ // per_batch), lambda batch: _as_target(leaf_at(batch, path), call))
+    read = view.batches(max(1, EXAMPLES_READ // per_batch), lambda batch: call.as_target(leaf_at(batch, path)))
     targets = torch.cat([target for target in read if target is not None])
     return tally(call, targets, outputs, f"the first {len(targets)} training targets")
 
@@ -232,28 +232,3 @@ def _loader_of(loaders: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...
     if isinstance(loaders, (dict, list, tuple)) and path:
         return _loader_of(loaders[path[0]], path[1:])
     return loaders, path
-
-
-def _as_target(values: Tensor, call: LossCall) -> Tensor | None:
-    """Labels in the shape and type of the loss's targets; None where no simple change makes them so."""
-    values, shape = values.detach().cpu(), call.target.shape
-    soft = call.target.is_floating_point() and not values.is_floating_point() and call.target.dim() == 2
-    if (
-        soft
-        and shape[1] > 1
-        and values.dim() == 1
-        and values.numel()
-        and 0 <= int(values.min()) <= int(values.max()) < shape[1]
-    ):
-        return F.one_hot(values.long(), shape[1]).to(call.target.dtype)
-    width = int(np.prod(shape[1:], dtype=int))
-    if call.target.dim() == 0 or values.numel() % max(1, width):
-        return None
-    return values.reshape(-1, *shape[1:]).to(call.target.dtype)
-
-
-def _is_target(leaf: Tensor, call: LossCall) -> bool:
-    if leaf.numel() == 0:
-        return False
-    target = _as_target(leaf, call)
-    return target is not None and target.shape == call.target.shape and torch.equal(target, call.target.detach().cpu())

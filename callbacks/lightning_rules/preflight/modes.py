@@ -14,8 +14,8 @@ from typing import Any
 from lightning_rules.audit import Part
 from lightning_rules.deadline import Deadline
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.hidden_parts import named_parts, sensitive
 from lightning_rules.namespace import namespace_of
-from lightning_rules.preflight.hidden_parts import named_parts, sensitive
 from lightning_rules.preflight.mentions import mentions
 from lightning_rules.preflight.model_seen import ModelSeen
 from lightning_rules.preflight.step_facts import LayerMode, facts_of

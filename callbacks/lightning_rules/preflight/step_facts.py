@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_rules.preflight.hidden_parts import contained, named_parts, sensitive
+from lightning_rules.hidden_parts import contained, named_parts, sensitive
 from lightning_rules.preflight.mentions import mentions
 from lightning_rules.preflight.model_seen import ModelSeen
 from lightning_rules.rule import NotApplicable

@@ -48,7 +48,7 @@ def _unpacked(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 def sensitive(part: nn.Module) -> bool:
     """Whether a layer, by its settings, does another thing in training than in evaluation."""
-    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+    if isinstance(part, nn.modules.batchnorm._NormBase):  # batch and instance norm
         return part.track_running_stats
     if isinstance(part, nn.modules.dropout._DropoutNd):
         return part.p > 0
