@@ -33,7 +33,7 @@ class ByHand(LitClassifier):
         self.automatic_optimization = False
 
 
-@loop("accuracy", "mode-audit training-in-eval-mode", (r"eval(uation)? mode", r"\.eval\(\)"))
+@loop("accuracy", "training-in-evaluation-mode evaluation-mode-in-training", (r"eval(uation)? mode", r"\.eval\(\)"))
 def eval_mode_from_the_second_epoch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_epoch_end(self) -> None:
@@ -50,7 +50,7 @@ def eval_mode_from_the_second_epoch(seed: int, buggy: bool) -> Program:
     return Program(Model(nn.Sequential(*layers, nn.Linear(64, 10)), 0.1), *loaders, test, {"max_epochs": 8})
 
 
-@loop("accuracy", "", ("re-?initiali[sz]ed", "reset", "(loss|weights?).*jump", "start(s|ed)? (over|again)", "spike"))
+@loop("accuracy", "", ("re-?initiali[sz]ed", "reset", "(loss|weights?).*jump", "start(s|ed)? (over|again)"))
 def weights_drawn_anew_each_epoch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_epoch_start(self) -> None:
@@ -60,7 +60,11 @@ def weights_drawn_anew_each_epoch(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp(), 0.01), seed, epochs=6)
 
 
-@loop("accuracy", "", ("froze", "stopped (moving|changing)", "no longer (move|change|train)", "never move"))
+@loop(
+    "accuracy",
+    "weights-never-move frozen-in-optimiser",
+    ("froze", "stopped (moving|changing)", "no longer (move|change|train)", "never move"),
+)
 def frozen_after_the_first_epoch(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_train_epoch_start(self) -> None:
@@ -86,7 +90,11 @@ def optimizer_rebuilt_each_step(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@loop("accuracy", "gradients-kept", (r"(zeroed|zero_grad).*(before|step)", "never move", "do(es)? not (move|change)"))
+@loop(
+    "accuracy",
+    "gradients-kept weights-never-move zero-gradients",
+    (r"(zeroed|zero_grad).*(before|step)", "never move", "do(es)? not (move|change)"),
+)
 def gradients_zeroed_before_the_step(seed: int, buggy: bool) -> Program:
     class Model(ByHand):
         def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -99,7 +107,11 @@ def gradients_zeroed_before_the_step(seed: int, buggy: bool) -> Program:
     return on_digits(Model(cnn()), seed)
 
 
-@loop("accuracy", "untrained-parameters", ("never (move|change|train)", "do(es)? not (move|change)", "not stepped"))
+@loop(
+    "accuracy",
+    "untrained-parameters weights-never-move",
+    ("never (move|change|train)", "do(es)? not (move|change)", "not stepped"),
+)
 def body_never_stepped(seed: int, buggy: bool) -> Program:
     class Model(ByHand):
         def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -116,7 +128,9 @@ def body_never_stepped(seed: int, buggy: bool) -> Program:
 
 
 @loop(
-    "accuracy", "step-size", ("diverg", r"(learning rate|\blr\b).*(high|large|lower)", "accumul", "explod", "oscillat")
+    "accuracy",
+    "step-size updates-too-large",
+    ("diverg", r"(learning rate|\blr\b).*(high|large|lower)", "accumul", "explod", "oscillat"),
 )
 def accumulated_without_dividing(seed: int, buggy: bool) -> Program:
     class Model(ByHand):
@@ -134,7 +148,11 @@ def accumulated_without_dividing(seed: int, buggy: bool) -> Program:
     return Program(Model(mlp()), train.loader(4, True), held_out.loader(), test, {"max_epochs": 4})
 
 
-@loop("accuracy", "", ("labels?.*(signal|shuffled|unrelated|chance|other|shift)", "label.*(before|previous)"))
+@loop(
+    "accuracy",
+    "label-suspects",
+    ("labels?.*(signal|shuffled|unrelated|chance|other|shift)", "label.*(before|previous)"),
+)
 def labels_of_the_batch_before(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -148,12 +166,16 @@ def labels_of_the_batch_before(seed: int, buggy: bool) -> Program:
     return Program(Model(cnn()), train.loader(32, True), held_out.loader(), test, {"max_epochs": 4})
 
 
-@loop("accuracy", "", ("same batch", "one batch", "few(er)? (batches|examples)", "overfit_batches", "seen"))
+@loop(
+    "accuracy",
+    "repeated-batches same-draws",
+    ("same batch", "one batch", "few(er)? (batches|examples)", "overfit_batches", "seen"),
+)
 def overfit_batches_left_on(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(cnn()), seed, overfit_batches=1 if buggy else 0.0)
 
 
-@evaluation("gap", "metric-audit", ("shuffl", "recomputed", "(reported|logged).*(differ|but|while)", "order"))
+@evaluation("gap", "wrong-metric", ("shuffl", "recomputed", "(reported|logged).*(differ|but|while)", "order"))
 def predictions_against_labels_in_another_order(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_validation_epoch_start(self) -> None:
@@ -171,7 +193,7 @@ def predictions_against_labels_in_another_order(seed: int, buggy: bool) -> Progr
     return Program(Model(mlp()), *loaders, test, {"max_epochs": 4})
 
 
-@evaluation("gap", "metric-audit", ("never reset", "not reset", "recomputed", "(reported|logged).*(differ|but|while)"))
+@evaluation("gap", "wrong-metric", ("never reset", "not reset", "recomputed", "(reported|logged).*(differ|but|while)"))
 def metric_never_reset(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -184,14 +206,14 @@ def metric_never_reset(seed: int, buggy: bool) -> Program:
     return on_digits(Model(cnn(), 0.01), seed, epochs=6)
 
 
-@evaluation("gap", "no-leak no-duplicates metric-audit", ("leak", "(same|share|both).*(split|validation|training)"))
+@evaluation("gap", "no-leak no-duplicates", ("leak", "(same|share|both).*(split|validation|training)"))
 def validating_on_the_training_set(seed: int, buggy: bool) -> Program:
     train, held_out, test = digits(seed, 150, 150)
     loaders = train.loader(16, True), (train if buggy else held_out).loader(64)
     return Program(LitClassifier(mlp()), *loaders, test, {"max_epochs": 15})
 
 
-@evaluation("accuracy", "metric-audit", (r"\bmode\b.*(min|max)", r"(min|max).*\bmode\b", "worst"))
+@evaluation("accuracy", "monitor-mode", (r"\bmode\b.*(min|max)", r"(min|max).*\bmode\b", "worst"))
 def keeps_the_worst_checkpoint(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_train_end(self) -> None:
@@ -202,15 +224,13 @@ def keeps_the_worst_checkpoint(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp(), 1e-3), seed, callbacks=[keep], enable_checkpointing=True)
 
 
-@evaluation("accuracy", "metric-audit", (r"\bmode\b.*(min|max)", r"(min|max).*\bmode\b", "stop(s|ped)? (too )?early"))
+@evaluation("accuracy", "monitor-mode", (r"\bmode\b.*(min|max)", r"(min|max).*\bmode\b", "stop(s|ped)? (too )?early"))
 def stops_at_the_first_progress(seed: int, buggy: bool) -> Program:
     stop = EarlyStopping("val_acc", patience=1, mode="min" if buggy else "max")
     return on_digits(ImageModel(mlp(), 0.005), seed, epochs=8, callbacks=[stop])
 
 
-@distributed(
-    "accuracy", "replicas-differ replica-drift", ("replica", "ranks? .*(differ|disagree|synchron)", "drift"), ranks=2
-)
+@distributed("accuracy", "replicas-differ", ("replica", "ranks? .*(differ|disagree|synchron)", "drift"), ranks=2)
 def gradients_not_synchronised(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -220,9 +240,7 @@ def gradients_not_synchronised(seed: int, buggy: bool) -> Program:
     return Program(Model(cnn()), DigitsData(splits, 16), None, splits.test, {"max_epochs": 6})
 
 
-@distributed(
-    "accuracy", "replicas-differ replica-drift", ("replica", "ranks? .*(differ|disagree|batches)", "drift"), ranks=2
-)
+@distributed("accuracy", "replicas-differ", ("replica", "ranks? .*(differ|disagree|batches)", "drift"), ranks=2)
 def one_rank_forgets_its_rate(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_epoch_start(self) -> None:
@@ -233,7 +251,11 @@ def one_rank_forgets_its_rate(seed: int, buggy: bool) -> Program:
     return Program(Model(mlp()), DigitsData(splits, 16), None, splits.test, {"max_epochs": 3})
 
 
-@loop("accuracy", "", ("labels?.*(signal|shuffled|unrelated|chance|shift)", "labels?.*(epoch|change)", "reload"))
+@loop(
+    "accuracy",
+    "label-suspects",
+    ("labels?.*(signal|shuffled|unrelated|chance|shift)", "labels?.*(epoch|change)", "reload"),
+)
 def labels_left_behind_by_a_shuffle(seed: int, buggy: bool) -> Program:
     class Data(DigitsData):
         def train_dataloader(self) -> DataLoader:

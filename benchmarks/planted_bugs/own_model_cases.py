@@ -26,7 +26,7 @@ def augmented(module: Any, seed: int, transform: Any, epochs: int = 4) -> Progra
     return Program(module, *loaders, test, {"max_epochs": epochs})
 
 
-@data("accuracy", "no-leak label-in-feature", ("leak", "label.*(feature|column|input)", "(feature|column).*label"))
+@data("accuracy", "label-in-input no-leak", ("leak", "label.*(feature|column|input)", "(feature|column).*label"))
 def label_in_a_feature(seed: int, buggy: bool) -> Program:
     train, held_out, test = (Rows(torch.cat([x, torch.randn(len(x), 1)], 1), y) for x, y in cancer(seed))
     for rows in (train, held_out):
@@ -34,7 +34,11 @@ def label_in_a_feature(seed: int, buggy: bool) -> Program:
     return Program(Binary(31, 1e-2), train.loader(32, True), held_out.loader(), test, {"max_epochs": 12})
 
 
-@data("accuracy", "", ("in place", "changes? (with|from|every|between)", "drift", "same (item|example).*differ"))
+@data(
+    "accuracy",
+    "validation-passes",
+    ("in place", "changes? (with|from|every|between)", "drift", "same (item|example).*differ"),
+)
 def normalised_in_place(seed: int, buggy: bool) -> Program:
     class Images(Dataset):
         def __init__(self, rows: Rows) -> None:
@@ -64,7 +68,7 @@ def flips_that_change_the_digit(seed: int, buggy: bool) -> Program:
     return augmented(LitClassifier(mlp()), seed, flips if buggy else v2.Identity(), epochs=6)
 
 
-@data("accuracy", "", ("mix", "labels?.*(signal|noise|unrelated)"))
+@data("accuracy", "label-suspects", ("mix", "labels?.*(signal|noise|unrelated)"))
 def images_mixed_and_labels_not(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -77,13 +81,13 @@ def images_mixed_and_labels_not(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed, epochs=6)
 
 
-@model("accuracy", "", ("dropout", "drops?"))
+@model("accuracy", "dropout", ("dropout", "drops?"))
 def dropout_given_what_to_keep(seed: int, buggy: bool) -> Program:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.95 if buggy else 0.05))
     return on_digits(LitClassifier(net.append(nn.Linear(64, 10))), seed)
 
 
-@model("accuracy", "", ("batch ?norm", "running (mean|statistic)"))
+@model("accuracy", "still-batch-norm", ("batch ?norm", "running (mean|statistic)"))
 def batch_norm_momentum_of_zero(seed: int, buggy: bool) -> Program:
     net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.0 if buggy else 0.1), *cnn())
     return on_digits(LitClassifier(net), seed, splits=digits(seed, scale="raw"))
@@ -98,7 +102,9 @@ def batch_norm_of_the_last_batch(seed: int, buggy: bool) -> Program:
 
 
 @model(
-    "accuracy", "detached-layers no-gradient", ("detach", "no gradient", "gradient.*(never|not) reach", "never move")
+    "accuracy",
+    "detached-layers no-gradient weights-never-move",
+    ("detach", "no gradient", "gradient.*(never|not) reach", "never move"),
 )
 def detached_while_training(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
@@ -149,7 +155,7 @@ def derivative_with_the_wrong_sign(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(Net(), 3e-3), seed)
 
 
-@model("accuracy", "untrained-parameters no-gradient", ("position", "order", "no gradient", "not used", "unused"))
+@model("accuracy", "unused-parameters untrained-parameters", ("position", "order", "no gradient", "not used", "unused"))
 def positions_never_added(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self, width: int = 32) -> None:
@@ -179,7 +185,7 @@ def state_carried_to_the_next_batch(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(Net(), 5e-3), seed, epochs=6)
 
 
-@loss("accuracy", "loss-scale", ("dominat", "outweigh", "loss.*(scale|term|share|weight)", "auxiliary"))
+@loss("accuracy", "", ("dominat", "outweigh", "loss.*(scale|term|share|weight)", "auxiliary"))
 def one_loss_dwarfs_the_other(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def __init__(self) -> None:
@@ -193,7 +199,7 @@ def one_loss_dwarfs_the_other(seed: int, buggy: bool) -> Program:
     return on_digits(Model(), seed, epochs=6)
 
 
-@loss("accuracy", "missing-class right-loss", ("ignore_index", "class.*(ignored|never|no (loss|gradient))"))
+@loss("accuracy", "right-loss missing-class", ("ignore_index", "class.*(ignored|never|no (loss|gradient))"))
 def padding_index_is_a_class(seed: int, buggy: bool) -> Program:
     module = ImageModel(mlp())
     module.criterion = nn.CrossEntropyLoss(ignore_index=0 if buggy else -100)

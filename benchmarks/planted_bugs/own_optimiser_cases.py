@@ -22,7 +22,7 @@ OWN_NUMERICS, numerics = collection("numerics")
 TOO_HIGH = (r"(learning rate|\blr\b).*(high|large|lower|grow|rise|beyond)", "diverg", "schedule")
 
 
-@optimiser("accuracy", "schedule-audit", TOO_HIGH)
+@optimiser("accuracy", "schedule-audit updates-too-large", TOO_HIGH)
 def rate_grows_each_step(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def configure_optimizers(self) -> Any:
@@ -33,7 +33,7 @@ def rate_grows_each_step(seed: int, buggy: bool) -> Program:
     return on_digits(Model(cnn()), seed)
 
 
-@optimiser("accuracy", "schedule-audit", ("schedule", "decay"))
+@optimiser("accuracy", "schedule-audit rate-ends-early", ("schedule", "decay"))
 def schedule_of_epochs_stepped_by_batch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
@@ -44,7 +44,7 @@ def schedule_of_epochs_stepped_by_batch(seed: int, buggy: bool) -> Program:
     return on_digits(Model(cnn()), seed, epochs=5)
 
 
-@optimiser("accuracy", "schedule-audit dead-units", (*TOO_HIGH, r"\bdead\b", "warm-?up"))
+@optimiser("accuracy", "schedule-audit updates-too-large dying-units", (*TOO_HIGH, r"\bdead\b", "warm-?up"))
 def warm_up_upside_down(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
@@ -56,7 +56,7 @@ def warm_up_upside_down(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@optimiser("accuracy", "dead-units", (r"\bdead\b", "never (active|fire)", *TOO_HIGH, "spike"))
+@optimiser("accuracy", "updates-too-large dying-units", (r"\bdead\b", "never (active|fire)", *TOO_HIGH, "spike"))
 def one_huge_step(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -65,12 +65,16 @@ def one_huge_step(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed)
 
 
-@optimiser("accuracy", "step-size", ("momentum", "oscillat", "diverg", r"(learning rate|\blr\b).*(high|large|lower)"))
+@optimiser(
+    "accuracy",
+    "optimiser-settings step-size",
+    ("momentum", "oscillat", "diverg", r"(learning rate|\blr\b).*(high|large|lower)"),
+)
 def momentum_of_one(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(cnn(), 0.02, momentum=1.0 if buggy else 0.9), seed)
 
 
-@optimiser("accuracy", "gradient-clipping", (r"\bclip", "threshold"))
+@optimiser("accuracy", "gradient-clipping always-clipped", (r"\bclip", "threshold"))
 def clipped_to_nothing(seed: int, buggy: bool) -> Program:
     return on_digits(ImageModel(mlp()), seed, gradient_clip_val=1e-4 if buggy else 1.0)
 
@@ -84,7 +88,11 @@ def weight_decay_ten_times(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed, epochs=6)
 
 
-@optimiser("accuracy", "untrained-parameters", (r"(learning rate|\blr\b).*\b(0|zero)\b", "never (move|change|train)"))
+@optimiser(
+    "accuracy",
+    "untrained-parameters weights-never-move",
+    (r"(learning rate|\blr\b).*\b(0|zero)\b", "never (move|change|train)"),
+)
 def a_group_at_rate_zero(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def configure_optimizers(self) -> Any:
@@ -123,7 +131,9 @@ def average_that_never_follows(seed: int, buggy: bool) -> Program:
     return on_digits(model, seed)
 
 
-@optimiser("accuracy", "", ("average", r"\bema\b", "overwrit", "(update|step)s?.*(small|undone)", "outside"))
+@optimiser(
+    "accuracy", "updates-too-small", ("average", r"\bema\b", "overwrit", "(update|step)s?.*(small|undone)", "outside")
+)
 def average_written_back_each_step(seed: int, buggy: bool) -> Program:
     class Model(Averaged):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -136,7 +146,7 @@ def average_written_back_each_step(seed: int, buggy: bool) -> Program:
     return on_digits(model, seed)
 
 
-@optimiser("accuracy", "", ("warm-?up", r"(learning rate|\blr\b).*(low|small)", "schedule"))
+@optimiser("accuracy", "schedule-audit", ("warm-?up", r"(learning rate|\blr\b).*(low|small)", "schedule"))
 def warm_up_counts_batches_of_the_epoch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -146,7 +156,11 @@ def warm_up_counts_batches_of_the_epoch(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp()), seed, epochs=6)
 
 
-@numerics("accuracy", "", (r"\bnan\b", "not finite", "non-finite", "infinite", "overflow"))
+@numerics(
+    "accuracy",
+    "non-finite-loss non-finite-gradients non-finite-activations",
+    (r"\bnan\b", "not finite", "non-finite", "infinite", "overflow"),
+)
 def exponential_overflows(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -158,7 +172,11 @@ def exponential_overflows(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp(), 1e-2), seed, splits=digits(seed, scale="raw"))
 
 
-@numerics("accuracy", "", (r"\bnan\b", "not finite", "non-finite", "infinite"))
+@numerics(
+    "accuracy",
+    "non-finite-loss non-finite-gradients non-finite-activations",
+    (r"\bnan\b", "not finite", "non-finite", "infinite"),
+)
 def one_blank_crop(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -172,7 +190,11 @@ def one_blank_crop(seed: int, buggy: bool) -> Program:
     return on_digits(model, seed)
 
 
-@numerics("accuracy", "", (r"\bnan\b", "not finite", "non-finite", "infinite", "half", "overflow", "no gradient"))
+@numerics(
+    "accuracy",
+    "non-finite-loss non-finite-gradients non-finite-activations zero-gradients",
+    (r"\bnan\b", "not finite", "non-finite", "infinite", "half", "overflow", "no gradient"),
+)
 def squares_overflow_in_half_precision(seed: int, buggy: bool) -> Program:
     class Net(nn.Module):
         def __init__(self) -> None:
