@@ -200,15 +200,21 @@ def test_a_resumed_run_goes_on_with_its_windows(tmp_path: Path) -> None:
     assert again.sampled[0] >= BATCHES / 2
 
 
-def test_an_error_can_stop_the_run() -> None:
-    class Strict(Other):
-        def judge(self, ranks: Sequence[float]) -> list[Finding]:
-            return [Finding(self.name, Severity.ERROR, "It is wrong.", "Stop.")]
+class Strict(Other):
+    """One that finds the run wrong."""
 
+    name = "strict"
+
+    def judge(self, ranks: Sequence[float]) -> list[Finding]:
+        return [Finding(self.name, Severity.ERROR, "It is wrong.", "Stop.")]
+
+
+def test_an_error_can_stop_the_run() -> None:
     rule = Strict(on_error="raise")
-    with pytest.raises(RuntimeError, match=r"other: It is wrong\. Stop\."):
+    with pytest.raises(RuntimeError, match=r"strict: It is wrong\. Stop\."):
         fit(rule)
     assert rule.batches == LOOK
+    assert len(pickle.dumps(rule)) < 10_000  # it holds nothing of the run
     fit(Watching(), rule, max_epochs=0)  # hooks that rested when it failed are awake again
     assert "on_train_batch_end" not in vars(rule)
 

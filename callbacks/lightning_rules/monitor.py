@@ -239,9 +239,19 @@ class Monitor(Rule):
             self._look(trainer, last=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing of the run: a rule that is pickled or copied needs no device."""
+        """Let go of the run. A subclass that overrides this, or ``on_exception``, calls ``super()``."""
         super().teardown(trainer, pl_module, stage)
+        self._let_go()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Print what was found, and let go of the run: Lightning tears nothing down after an exception."""
+        super().on_exception(trainer, pl_module, exception)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing of the run: a rule that is pickled or copied needs no device."""
         self._group, self._each, self._sample, self._on_the_way = None, [], None, None
+        self._active = False
         wake(self)
 
     def state_dict(self) -> dict[str, Any]:
