@@ -41,6 +41,8 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.replica_drift import ReplicaDrift
+from lightning_rules.watch.update_ratio import UpdateRatio
 
 __all__ = [
     "ActivationScaleInit",
@@ -70,12 +72,14 @@ __all__ = [
     "OverfitOneBatch",
     "RandomFeatures",
     "RecurrentInit",
+    "ReplicaDrift",
     "Report",
     "Rule",
     "ScheduleAudit",
     "SeedEverything",
     "Severity",
     "StepSize",
+    "UpdateRatio",
     "WeightDecayGroups",
     "check",
     "export_weights",

@@ -61,9 +61,7 @@ class ReplicaDrift(Monitor):
     """
 
     name = "replica-drift"
-    source = (
-        'Li et al. (2020), "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 2.2'
-    )
+    source = 'Li et al. (2020), "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 2.2'
     kind = "check"
     aspects = (DIFFER, SAME_BATCH)
 

@@ -42,7 +42,9 @@ class UpdateRatio(Monitor):
     Under DDP: Replicas take the same steps: rank 0's numbers are judged. Strategies that shard the parameters: does not
         apply.
 
-    Cost: COST
+    Cost: Nothing between sampled batches. A measured step takes 70 us more for a two-layer MLP of 64-128-10 and 0.9 ms
+        for a ResNet-18, on one core; a look 50 us and 0.6 ms. It keeps 256 elements of each parameter, and 4,096 of
+        each weight for the time of a measured step.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -76,7 +78,8 @@ class UpdateRatio(Monitor):
         self._trainer: Any = None
         self._planned = float("inf")
         self._watches: dict[int, StepWatch] = {}  # by place in `trainer.optimizers`
-        self._hooks: dict[int, list[Any]] = {}  # of those that wait for their next step
+        self._waiting: set[int] = set()  # places of optimisers whose next step is measured
+        self._hooks: dict[int, list[Any]] = {}  # on those and, until it can be taken away, on some that have stepped
         self._seen: list[Any] = []
         self._paces: dict[int, Pace] = {}
         self._alive = 0.0  # share of the planned run that had passed when the rate was last alive
@@ -90,20 +93,29 @@ class UpdateRatio(Monitor):
         self._planned = planned_steps(view.trainer)
 
     def before(self, sample: Sample) -> None:
-        """Wait for the next step of each optimiser."""
+        """Wait for the next step of each optimiser; where gradients accumulate it comes with a later batch."""
         for place, optimizer in enumerate(sample.trainer.optimizers):
-            if place not in self._hooks and hasattr(optimizer, "register_step_pre_hook"):
+            if not hasattr(optimizer, "register_step_pre_hook"):
+                continue
+            self._waiting.add(place)
+            if place not in self._hooks:
                 self._hooks[place] = [
                     optimizer.register_step_pre_hook(partial(self._step_begins, place, sample.module)),
                     optimizer.register_step_post_hook(partial(self._step_ends, place)),
                 ]
 
+    def after(self, sample: Sample, outputs: Any) -> None:
+        """Take the hooks away from the optimisers that have stepped."""
+        self._let_go(self._hooks.keys() - self._waiting)
+
     def _step_begins(self, place: int, module: Any, optimizer: Any, *arguments: Any) -> None:
-        self._guarded(self._look_before, place, module, optimizer)
+        if place in self._waiting:
+            self._guarded(self._look_before, place, module, optimizer)
 
     def _step_ends(self, place: int, optimizer: Any, *arguments: Any) -> None:
-        self._let_go(place)
-        self._guarded(self._look_after, place, optimizer)
+        if place in self._waiting:
+            self._waiting.discard(place)  # the hook itself stays: torch is running through all of them
+            self._guarded(self._look_after, place, optimizer)
 
     @torch.no_grad()
     def _look_before(self, place: int, module: Any, optimizer: Any) -> None:
@@ -118,11 +130,14 @@ class UpdateRatio(Monitor):
         change = watch.after(optimizer)
         if change is not None:
             kind, step = type(optimizer).__name__, self._trainer.global_step
-            self._seen.append((place, kind, step, watch.judged, *change, rates_of(optimizer), share_done(self._trainer)))
+            self._seen.append(
+                (place, kind, step, watch.judged, *change, rates_of(optimizer), share_done(self._trainer))
+            )
 
-    def _let_go(self, place: int) -> None:
-        for hook in self._hooks.pop(place, ()):
-            hook.remove()
+    def _let_go(self, places: Iterable[int]) -> None:
+        for place in list(places):
+            for hook in self._hooks.pop(place):
+                hook.remove()
 
     @torch.no_grad()
     def readings(self) -> Any:
@@ -140,8 +155,7 @@ class UpdateRatio(Monitor):
         seen, moved, done = readings
         for place, kind, step, weights, changes, sizes, rates, share in seen:
             pace = self._paces.setdefault(place, Pace(kind))
-            rates = [(float(rate), float(start)) for rate, start in rates]
-            pace.add(weights, _numbers(changes), _numbers(sizes), rates, step)
+            pace.add(weights, _numbers(changes), _numbers(sizes), [[*map(float, group)] for group in rates], step)
             if share is not None and pace.rates[-1] > ENDED * pace.peak:
                 self._alive = max(self._alive, share)
         still: tuple[list[str], list[str]] = ([], [])
@@ -166,18 +180,14 @@ class UpdateRatio(Monitor):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Take the hooks away."""
-        self._let_all_go()
+        self._let_go(self._hooks)
         super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the hooks away, and let go of the parameters."""
-        self._let_all_go()
+        self._let_go(self._hooks)
         super().teardown(trainer, pl_module, stage)
         self._trainer, self._watches, self._seen = None, {}, []
-
-    def _let_all_go(self) -> None:
-        for place in list(self._hooks):
-            self._let_go(place)
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, and the pace of each optimiser."""

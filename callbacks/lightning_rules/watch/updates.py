@@ -51,8 +51,9 @@ def judge_updates(seen: UpdatesSeen) -> list[Finding]:
     ratios = [median(pace.usual_ratios) for pace in seen.paces if pace.names and len(pace.ratios) == WINDOW]
     if found or not ratios:
         return found
-    said = ", ".join(f"{ratio:.1e}" for ratio in ratios)
-    return [Finding("update-ratio", Severity.OK, f"A step changes weights by {said} of their size, as it should.")]
+    said = " and ".join(f"{ratio:.1e}" for ratio in ratios)
+    said = f"The median weight changes by {said} of its size a step; 1e-4 to 1e-2 is usual."
+    return [Finding("update-ratio", Severity.OK, said)]
 
 
 def judge_large(pace: Pace) -> Finding | None:
@@ -61,8 +62,8 @@ def judge_large(pace: Pace) -> Finding | None:
         return None
     if pace.grown >= GROWN:
         said = (
-            f"The learning rate, {pace.peak:.2g}, is too high: within the first steps {pace.kind} has blown half of the "
-            f"weights up to {pace.grown:.0f} times the size that they began with, where they should hardly grow."
+            f"The learning rate, {pace.peak:.2g}, is too high: within the first steps {pace.kind} has blown half of "
+            f"the weights up to {pace.grown:.0f} times the size that they began with, where they should hardly grow."
         )
         return _warn(LARGE, said, LOWER, grown=pace.grown, rate=pace.peak)
     ratio = median(pace.usual_ratios)
@@ -91,8 +92,8 @@ def judge_small(pace: Pace, planned: float) -> Finding | None:
         f"than {reach:.1%}."
     )
     advice = (
-        "Raise the learning rate, a factor of 10 at a time; if it is as it should be, look for what shrinks the gradient "
-        "or the step: a loss scaled down, clipping to a tiny norm, a large `eps`."
+        "Raise the learning rate, a factor of 10 at a time; if it is as it should be, look for what shrinks the "
+        "gradient or the step: a loss scaled down, clipping to a tiny norm, a large `eps`."
     )
     return _warn(SMALL, said, advice, ratio=pace.fastest, rate=pace.peak, planned_steps=planned)
 
@@ -102,8 +103,8 @@ def judge_end(seen: UpdatesSeen) -> Finding | None:
     if seen.done is None or not seen.done - seen.alive > FOR_SHARE:
         return None
     said = (
-        f"The schedule ends training early: the learning rate fell below a thousandth of its peak after {seen.alive:.0%} "
-        f"of the planned run, and has stayed there until {seen.done:.0%}."
+        f"The schedule ends training early: the learning rate fell below a thousandth of its peak after "
+        f"{seen.alive:.0%} of the planned run, and has stayed there until {seen.done:.0%}."
     )
     advice = (
         "Stretch the decay over the whole run: check whether the scheduler counts steps or epochs (`interval`), its "
@@ -116,12 +117,12 @@ def judge_still(weights: Sequence[str], others: Sequence[str], count: int) -> Fi
     """Parameters that the optimiser never moves."""
     if weights:
         said = (
-            f"{len(weights)} weights have not moved at all in {UNMOVED_STEPS} steps, although they have gradients and a "
-            f"learning rate above 0: {_listed(weights)}."
+            f"{len(weights)} weights have not moved at all in {UNMOVED_STEPS} steps, although they have gradients and "
+            f"a learning rate above 0: {_listed(weights)}."
         )
         advice = (
-            "Look at the gradient of the first of them: if it is exactly 0, the layers behind it are dead or multiply it "
-            "by zeros; if not, the step is lost in rounding: raise the rate, or keep the weights in float32."
+            "Look at the gradient of the first of them: if it is exactly 0, the layers behind it are dead or multiply "
+            "it by zeros; if not, the step is lost in rounding: raise the rate, or keep the weights in float32."
         )
         return _warn(STILL, said, advice, weights=len(weights), of=count)
     if others:
@@ -156,6 +157,8 @@ def still_now(
     unmoved = [
         one
         for one, count, change in zip(watched, reached, changes, strict=True)
-        if change == 0 and count >= 0.9 * seen and "weight_hh" not in one.name  # a sequence of one step has no use for it
+        if change == 0
+        and count >= 0.9 * seen
+        and "weight_hh" not in one.name  # a sequence of one step has no use for it
     ]
     return [one.name for one in unmoved if one.judged], [one.name for one in unmoved if not one.judged]
