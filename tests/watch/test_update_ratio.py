@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_rules import Severity, UpdateRatio
 from lightning_rules.watch.strided import stride_of, strided
 from lightning_rules.watch.update_pace import Pace
-from lightning_rules.watch.updates import UpdatesSeen, judge_end, judge_large, judge_small, judge_still, still_now
+from lightning_rules.watch.updates import (
+    UpdatesSeen,
+    judge_end,
+    judge_large,
+    judge_small,
+    judge_still,
+    judge_updates,
+    still_now,
+)
 from lightning_rules.watch.weight_steps import StepWatch, Watched
 
 INFINITE = float("inf")
@@ -45,7 +53,9 @@ def pace(ratio: float, rate: float = 0.1, kind: str = "SGD", steps: int = 20, st
 def test_judgement_of_large_steps(given: Pace, fires: bool) -> None:
     found = judge_large(given)
     assert (found is not None) is fires
-    assert found is None or ("20% of their size" in found.message and "0.1, is too high" in found.message)
+    assert found is None or (
+        "20% of their size" in found.message and "rate of 0.1 the steps are too large" in found.message
+    )
 
 
 def test_weights_that_blow_up_at_once() -> None:
@@ -75,7 +85,9 @@ def test_weights_that_blow_up_at_once() -> None:
 def test_judgement_of_small_steps(given: Pace, planned: float, fires: bool) -> None:
     found = judge_small(given, planned)
     assert (found is not None) is fires
-    assert found is None or ("0.1, is too low" in found.message and "Raise the learning rate" in found.advice)
+    assert found is None or (
+        "rate of 0.1 the steps are too small" in found.message and "Raise the learning rate" in found.advice
+    )
 
 
 def test_a_run_that_was_once_fast_is_not_too_slow() -> None:
@@ -84,6 +96,25 @@ def test_a_run_that_was_once_fast_is_not_too_slow() -> None:
     for step in range(50):
         made.add([Watched(name, 0, True, 10, 0.01) for name in "abc"], [1e-8] * 3, [1.0] * 3, [(0.1, 0.1)], step)
     assert judge_small(made, 1e3) is None
+
+
+def test_numbers_that_are_not_finite_are_left_to_others() -> None:
+    for ratio in (float("nan"), INFINITE):
+        made = pace(ratio)
+        assert judge_small(made, 1e3) is None
+        assert ratio == INFINITE or judge_large(made) is None
+        still: tuple[list[str], list[str], int] = ([], [], 3)
+        assert [one.severity for one in judge_updates(UpdatesSeen([made], 1e3, 0, None, still))] in (
+            [],
+            [Severity.WARNING],
+        )
+
+
+def test_nothing_moves_at_all() -> None:
+    found = judge_small(pace(0.0), 1e3)
+    assert found is not None
+    assert found.rule == "weights-never-move"
+    assert "3 weights have not moved at all in 20 measured steps" in found.message
 
 
 @pytest.mark.parametrize(

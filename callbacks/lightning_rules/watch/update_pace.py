@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ class Pace:
         if names and step <= EARLY:
             self.grown = max(self.grown, median(now / then for now, then in zip(whole, self.began, strict=True)))
         if names and len(self.ratios) == WINDOW and min(self.rates) >= NEAR_PEAK * self.planned_peak:
-            self.fastest = max([self.fastest or 0.0, *self.usual_ratios])
+            known = [ratio for ratio in self.usual_ratios if math.isfinite(ratio)]
+            self.fastest = max([self.fastest or 0.0, *known]) if known else self.fastest
 
     @property
     def usual_ratios(self) -> list[float]:

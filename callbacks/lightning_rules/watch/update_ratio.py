@@ -32,12 +32,12 @@ class UpdateRatio(Monitor):
         length itself. It logs `update_ratio/LAYER` for up to 30 weights.
 
     Fires when: `updates-too-large`: a step changes half of the weights by more than a tenth of their size, beyond the
-        first steps, or half of them have grown tenfold within the first 100 measured steps (warning).
+        first steps, or half of them have grown eightfold within the first 200 (warning).
         `updates-too-small`: no weight has been changed by more than a hundred-thousandth of its size a step, at the
         largest rate so far, and at that pace the whole run would change none by more than a few per cent (warning).
         `rate-ends-early`: the learning rate has been below a thousandth of its peak for more than half of the planned
         run, and not because a scheduler waited for progress (warning). `weights-never-move`: weights that have a
-        gradient and a rate are exactly what they were 200 steps ago (warning).
+        gradient and a rate are exactly what they were 200 steps before, or no measured step has changed any (warning).
 
     Under DDP: Replicas take the same steps: rank 0's numbers are judged. Strategies that shard the parameters: does not
         apply.
