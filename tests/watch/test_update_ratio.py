@@ -41,21 +41,20 @@ def pace(ratio: float, rate: float = 0.1, kind: str = "SGD", steps: int = 20, st
 
 
 @pytest.mark.parametrize(
-    ("given", "fires"),
+    ("given", "severity"),
     [
-        (pace(5e-3), False),
-        (pace(0.09), False),
-        (pace(0.2), True),
-        (pace(0.2, steps=11), False),  # the first steps
-        (pace(0.2, kind="LBFGS"), False),
+        (pace(5e-3), None),
+        (pace(0.09), None),
+        (pace(0.15), Severity.INFO),
+        (pace(0.25), Severity.WARNING),
+        (pace(0.25, steps=11), None),  # the first steps
+        (pace(0.25, kind="LBFGS"), None),
     ],
 )
-def test_judgement_of_large_steps(given: Pace, fires: bool) -> None:
+def test_judgement_of_large_steps(given: Pace, severity: Severity | None) -> None:
     found = judge_large(given)
-    assert (found is not None) is fires
-    assert found is None or (
-        "20% of their size" in found.message and "rate of 0.1 the steps are too large" in found.message
-    )
+    assert (found and found.severity) is severity
+    assert found is None or "rate of 0.1 the steps are large" in found.message
 
 
 def test_weights_that_blow_up_at_once() -> None:
@@ -110,6 +109,14 @@ def test_numbers_that_are_not_finite_are_left_to_others() -> None:
         )
 
 
+def test_an_optimiser_without_a_rate_is_measured() -> None:
+    made = Pace("Adafactor")
+    for step in range(20):
+        made.add([Watched("a", 0, True, 10, 0.01)], [1e-3], [1.0], [()], step)
+    assert (made.peak, made.fastest) == (0.0, pytest.approx(1e-3))
+    assert judge_large(made) is judge_small(made, 1e3) is None
+
+
 def test_nothing_moves_at_all() -> None:
     found = judge_small(pace(0.0), 1e3)
     assert found is not None
@@ -142,7 +149,7 @@ def test_samples_are_even_and_share_no_divisor(count: int) -> None:
     stride = stride_of(count, 4096)
     assert len(range(0, count, stride)) <= 4096
     assert stride == 1 or count % stride
-    assert count < 8192 or len(range(0, count, stride)) > 3000
+    assert count < 8192 or len(range(0, count, stride)) > 2700
 
 
 def test_samples_are_views_in_any_memory_format() -> None:
@@ -316,7 +323,8 @@ def test_hooks_are_gone_after_an_exception() -> None:
     optimizer = model.trainer.optimizers[0]
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
-    pickle.dumps(rule)
+    assert rule._trainer is None
+    assert not rule._watches
 
 
 def test_windows_survive_a_resume(tmp_path: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from lightning_rules.rule import attempt
 from lightning_rules.watch.weight_steps import Watched
 
 WINDOW = 8  # measured steps
@@ -66,9 +67,9 @@ class Pace:
             self.rates.clear()
         moved = [total / weight.length for total, weight in zip(changes, weights, strict=True)]
         self.ratios.append([change / size for change, size in zip(moved, whole, strict=True)])
-        self.rates.append(max((group[0] for group in rates), default=0.0))
+        self.rates.append(max((group[0] for group in rates if group), default=0.0))
         self.peak = max(self.peak, self.rates[-1])
-        self.planned_peak = max([self.planned_peak, *map(max, rates)])
+        self.planned_peak = max([self.planned_peak, *map(max, filter(None, rates))])
         self.steps += 1
         if names and step <= EARLY:
             self.grown = max(self.grown, median(now / then for now, then in zip(whole, self.began, strict=True)))
@@ -96,7 +97,7 @@ class Pace:
 def rates_of(optimizer: Any) -> list[tuple[Any, ...]]:
     """For each group its rate, and those that its schedule starts from and climbs to, where it says so.
 
-    Numbers, or tensors where they are that: nothing is read from the device.
+    Numbers, or tensors where they are that: nothing is read from the device. None where a group has no rate.
     """
     names = ("lr", "initial_lr", "max_lr")
     return [
@@ -121,8 +122,8 @@ def share_done(trainer: Any) -> float | None:
 
 def planned_steps(trainer: Any) -> float:
     """The steps of all optimisers that are planned; infinite where no end is known."""
-    planned = trainer.estimated_stepping_batches
-    return float(planned) if planned > 0 else float("inf")
+    planned, _ = attempt(lambda: float(trainer.estimated_stepping_batches))  # raises where accumulation is scheduled
+    return planned if planned is not None and planned > 0 else math.inf
 
 
 def waits_for_progress(trainer: Any) -> bool:

@@ -31,8 +31,8 @@ class UpdateRatio(Monitor):
         what an optimiser holds but does not train are not judged, nor are steps of L-BFGS too large: it seeks their
         length itself. It logs `update_ratio/LAYER` for up to 30 weights.
 
-    Fires when: `updates-too-large`: a step changes half of the weights by more than a tenth of their size, beyond the
-        first steps, or half of them have grown eightfold within the first 200 (warning).
+    Fires when: `updates-too-large`: a step changes half of the weights by more than a fifth of their size, beyond the
+        first steps (by more than a tenth is only told), or half of them grow eightfold within the first 200 (warning).
         `updates-too-small`: no weight has been changed by more than a hundred-thousandth of its size a step, at the
         largest rate so far, and at that pace the whole run would change none by more than a few per cent (warning).
         `rate-ends-early`: the learning rate has been below a thousandth of its peak for more than half of the planned
@@ -156,7 +156,7 @@ class UpdateRatio(Monitor):
         for place, kind, step, weights, changes, sizes, rates, share in seen:
             pace = self._paces.setdefault(place, Pace(kind))
             pace.add(weights, _numbers(changes), _numbers(sizes), [[*map(float, group)] for group in rates], step)
-            if share is not None and pace.rates[-1] > ENDED * pace.peak:
+            if share is not None and pace.rates[-1] >= ENDED * pace.peak:
                 self._alive = max(self._alive, share)
         still: tuple[list[str], list[str]] = ([], [])
         for watched, reached, farthest, steps, since in moved:
@@ -179,14 +179,18 @@ class UpdateRatio(Monitor):
         return {f"update_ratio/{name}": ratio for name, ratio in pairs[:LOGGED]}
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hooks away."""
-        self._let_go(self._hooks)
+        """Take the hooks away, and let go of the parameters."""
+        self._end()
         super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the hooks away, and let go of the parameters."""
-        self._let_go(self._hooks)
+        self._end()
         super().teardown(trainer, pl_module, stage)
+
+    def _end(self) -> None:
+        self._let_go(self._hooks)
+        self._waiting = set()
         self._trainer, self._watches, self._seen = None, {}, []
 
     def state_dict(self) -> dict[str, Any]:

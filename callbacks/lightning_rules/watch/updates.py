@@ -14,6 +14,7 @@ from lightning_rules.watch.weight_steps import Watched
 LARGE, SMALL = "updates-too-large", "updates-too-small"
 ENDS_EARLY, STILL = "rate-ends-early", "weights-never-move"
 TOO_LARGE = 0.1  # of a weight's size a step
+FAR_TOO_LARGE = 0.2  # small networks with batch norm and momentum train well at 0.06
 FIRST = 4  # measured steps, in which small weights may grow fast
 GROWN = 8.0  # times the size that weights began with
 GROWN_ALONE = 4 * GROWN  # a linear model's only weight grows as far as its classes can be told apart
@@ -73,10 +74,11 @@ def judge_large(pace: Pace) -> Finding | None:
     if pace.steps < WINDOW + FIRST or len(pace.ratios) < WINDOW or not ratio > TOO_LARGE:
         return None
     said = (
-        f"At a learning rate of {pace.rates[-1]:.2g} the steps are too large: one of {pace.kind} changes half of "
-        f"the weights by {ratio:.0%} of their size or more (median of {WINDOW} measured steps), where 0.01% to 1% is usual."
+        f"At a learning rate of {pace.rates[-1]:.2g} the steps are large: one of {pace.kind} changes half of "
+        f"the weights by {ratio:.0%} of their size or more (median of {WINDOW} measured steps); 0.01% to 1% is usual."
     )
-    return _warn(LARGE, said, LOWER, ratio=ratio, rate=pace.rates[-1])
+    severity = Severity.WARNING if ratio > FAR_TOO_LARGE else Severity.INFO
+    return Finding(LARGE, severity, said, LOWER, {"ratio": ratio, "rate": pace.rates[-1]})
 
 
 LOWER = (

@@ -99,7 +99,7 @@ class StepWatch:
         before, self._before = self._before, None
         if before is None:
             return None
-        rates = [_is_zero(group["lr"]) for group in optimizer.param_groups]
+        rates = [_is_zero(group.get("lr")) for group in optimizer.param_groups]
         self.steps += 1
         for place, (one, parameter) in enumerate(zip(self.watched, self.parameters, strict=True)):
             self.reached[place] += parameter.grad is not None and not rates[one.group]
