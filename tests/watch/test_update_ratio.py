@@ -113,7 +113,8 @@ def test_an_optimiser_without_a_rate_is_measured() -> None:
     made = Pace("Adafactor")
     for step in range(20):
         made.add([Watched("a", 0, True, 10, 0.01)], [1e-3], [1.0], [()], step)
-    assert (made.peak, made.fastest) == (0.0, pytest.approx(1e-3))
+    assert made.peak == 0.0
+    assert made.fastest == pytest.approx(1e-3)
     assert judge_large(made) is judge_small(made, 1e3) is None
 
 
@@ -172,7 +173,8 @@ def test_measured_as_plain_arithmetic_has_it() -> None:
         nn.Conv2d(1, 4, 3).to(memory_format=torch.channels_last), nn.Flatten(), nn.Linear(16, 3)
     ).double()
     net[2].bias.data = net[2].bias.data.float()
-    optimizer = torch.optim.SGD([{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.0}], 0.1)
+    groups: list[dict[str, Any]] = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.0}]
+    optimizer = torch.optim.SGD(groups, 0.1)
     watch = StepWatch(optimizer, net, 0)
     old = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
     for parameter in net.parameters():
@@ -189,9 +191,11 @@ def test_measured_as_plain_arithmetic_has_it() -> None:
 
 
 class Model(L.LightningModule):
+    resume_from: str | None = None
+
     def __init__(self, make: Any, net: nn.Module | None = None, schedule: Any = None) -> None:
         super().__init__()
-        self.net = net or nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        self.net: Any = net or nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
         self.make, self.schedule = make, schedule
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -202,7 +206,7 @@ class Model(L.LightningModule):
         return [optimizer], [self.schedule(optimizer)] if self.schedule else []
 
 
-def fit(model: L.LightningModule, rules: list[Any], **options: Any) -> L.Trainer:
+def fit(model: Any, rules: list[Any], **options: Any) -> Any:
     bunch = load_digits()
     data = TensorDataset(torch.tensor(bunch.data / 16, dtype=torch.float32)[:640], torch.tensor(bunch.target)[:640])
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -237,7 +241,8 @@ class DeadEnd(nn.Module):
         self.dead, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x + 0 * self.dead(x))
+        logits: Tensor = self.head(x + 0 * self.dead(x))
+        return logits
 
 
 def by_tenths(optimizer: Any) -> Any:
@@ -333,7 +338,7 @@ def test_windows_survive_a_resume(tmp_path: Any) -> None:
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     before = trainer.callbacks[0]
     model = Model(sgd(1e-6))
-    model.resume_from = str(tmp_path / "half.ckpt")  # type: ignore[assignment]
+    model.resume_from = str(tmp_path / "half.ckpt")
     rule = UpdateRatio()
     fit(model, [rule])
     assert before._paces[0].steps == 10
@@ -358,7 +363,8 @@ def test_several_optimisers_are_measured_apart() -> None:
             self.automatic_optimization = False
 
         def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-            for optimizer in self.optimizers():
+            optimizers: Any = self.optimizers()
+            for optimizer in optimizers:
                 for _ in range(2):
                     optimizer.zero_grad()
                     self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
