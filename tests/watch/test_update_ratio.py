@@ -211,14 +211,8 @@ def fit(model: Any, rules: list[Any], **options: Any) -> Any:
     data = TensorDataset(torch.tensor(bunch.data / 16, dtype=torch.float32)[:640], torch.tensor(bunch.target)[:640])
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(**{"accelerator": "cpu", "max_epochs": 4, "callbacks": rules, **quiet, **options})
-    trainer.fit(
-        model, DataLoader(data, 32, shuffle=True), **({"ckpt_path": path} if (path := model_path(model)) else {})
-    )
+    trainer.fit(model, DataLoader(data, 32, shuffle=True), ckpt_path=model.resume_from)
     return trainer
-
-
-def model_path(model: Any) -> str | None:
-    return getattr(model, "resume_from", None)
 
 
 def alarms(rule: Any) -> list[str]:
