@@ -44,7 +44,7 @@ def test_an_error_stops_both(two: Any) -> None:
 
 def test_steps_without_synchronisation_are_dated(two: Any) -> None:
     assert two[0]["alone"]["said"][0][:2] == ["replicas-differ", "error"]
-    assert two[0]["alone"]["evidence"]["replicas-differ"]["since_step"] == 48
+    assert 20 < two[0]["alone"]["evidence"]["replicas-differ"]["since_step"] <= 64, "the first look after step 20"
 
 
 def test_shared_batches(two: Any) -> None:
