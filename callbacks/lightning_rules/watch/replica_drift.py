@@ -126,17 +126,25 @@ class ReplicaDrift(Monitor):
         """See :func:`judge_ranks`."""
         return judge_ranks(ranks)
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let go of the module and the device."""
+        self._end()
+        super().on_exception(trainer, pl_module, exception)
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the module and the device."""
+        self._end()
         super().teardown(trainer, pl_module, stage)
+
+    def _end(self) -> None:
         self._module, self._weights, self._sums = None, {}, []
 
     def state_dict(self) -> dict[str, Any]:
-        """Findings, and the sums of the last looks and batches."""
-        return {**super().state_dict(), "looks": list(self._looks), "batches": list(self._batches)}
+        """Findings, and the sums of the last looks; batches are another matter on each rank."""
+        return {**super().state_dict(), "looks": list(self._looks)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`; batches are another matter on each rank, and begin anew."""
+        """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self._looks.extend((step, total) for step, total in state_dict["looks"])
 

@@ -61,16 +61,16 @@ def judge_replicas(ranks: Sequence[ReplicaSeen]) -> list[Finding]:
         return [Finding(DIFFER, Severity.INFO, said, evidence=evidence)]
     said = (
         f"The {len(ranks)} replicas have drifted apart: {len(places)} of {len(first.names)} parameters differ between "
-        f"ranks ({names}{more}), seen first at step {since}, and by {distance:.2g} of their size now; they should be "
+        f"ranks ({names}{more}), seen first at step {since}, and by {distance:.2%} of their size now; they should be "
         "the same bit by bit."
     )
     return [Finding(DIFFER, Severity.ERROR, said, ADVICE, evidence)]
 
 
 ADVICE = (
-    "Look for what changes weights beside the averaged gradients: layers that are made or reset after the strategy has "
-    "wrapped the module (in on_fit_start or later) with a seed of each rank's own, a forward that goes around the "
-    "wrapped module, `no_sync` or `toggle_model(sync_grad=False)` left on, or weights set by hand."
+    "Look for what changes weights beside the averaged gradients: layers made or reset in a hook with a seed of each "
+    "rank's own, weights set by hand, steps of an optimiser under `no_sync` or `toggle_model(sync_grad=False)`, or a "
+    "backward that goes around the module that DDP has wrapped."
 )
 
 

@@ -49,4 +49,5 @@ def is_plain(tensor: Any) -> bool:
         and tensor.layout == torch.strided
         and tensor.device.type != "meta"
         and tensor.numel() > 0
+        and not (tensor.is_conj() or tensor.is_neg())
     )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from lightning_rules.rule import attempt
 from lightning_rules.watch.weight_steps import Watched
 
 WINDOW = 8  # measured steps
 EARLY = 200  # steps of the run in which weights should not grow much
 NEAR_PEAK = 0.5  # of the largest rate; below it the rate is on its way up or down
-PARTS = ("names", "ratios", "rates", "began", "steps", "peak", "fastest", "grown")
+PARTS = ("names", "ratios", "rates", "began", "steps", "peak", "planned_peak", "fastest", "grown")
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Pace:
         rates: For the same steps the largest learning rate of the groups.
         began: The size of each weight at first, at least what layers usually begin with.
         steps: Measured steps so far.
-        peak: The largest rate so far, or the one that the schedule starts from.
+        peak: The largest rate so far.
+        planned_peak: The same, or the one that the schedule starts from or climbs to where that is larger.
         fastest: The largest windowed median ratio of any weight so far, at a rate near its peak; None before.
         grown: The largest factor by which half of the weights have grown in the first 200 steps.
     """
@@ -39,6 +42,7 @@ class Pace:
     began: list[float] = field(default_factory=list)
     steps: int = 0
     peak: float = 0.0
+    planned_peak: float = 0.0
     fastest: float | None = None
     grown: float = 1.0
 
@@ -51,7 +55,7 @@ class Pace:
             weights: Those that are judged.
             changes: The sum of absolute changes in the sample of each.
             sizes: The sum of absolute values in the sample of each, before.
-            rates: For each group its rate, and the one that its schedule starts from.
+            rates: For each group its rate, and others that it is planned to have.
             step: How many steps the run had made.
         """
         least = [weight.usual for weight in weights]
@@ -63,13 +67,15 @@ class Pace:
             self.rates.clear()
         moved = [total / weight.length for total, weight in zip(changes, weights, strict=True)]
         self.ratios.append([change / size for change, size in zip(moved, whole, strict=True)])
-        self.rates.append(max((rate for rate, _ in rates), default=0.0))
-        self.peak = max([self.peak, *(max(pair) for pair in rates)])
+        self.rates.append(max((group[0] for group in rates if group), default=0.0))
+        self.peak = max(self.peak, self.rates[-1])
+        self.planned_peak = max([self.planned_peak, *map(max, filter(None, rates))])
         self.steps += 1
         if names and step <= EARLY:
             self.grown = max(self.grown, median(now / then for now, then in zip(whole, self.began, strict=True)))
-        if names and len(self.ratios) == WINDOW and min(self.rates) >= NEAR_PEAK * self.peak:
-            self.fastest = max([self.fastest or 0.0, *self.usual_ratios])
+        if names and len(self.ratios) == WINDOW and min(self.rates) >= NEAR_PEAK * self.planned_peak:
+            known = [ratio for ratio in self.usual_ratios if math.isfinite(ratio)]
+            self.fastest = max([self.fastest or 0.0, *known]) if known else self.fastest
 
     @property
     def usual_ratios(self) -> list[float]:
@@ -88,15 +94,18 @@ class Pace:
         return cls(**{**state, **windows})
 
 
-def rates_of(optimizer: Any) -> list[tuple[Any, Any]]:
-    """For each group its rate, and the one that its schedule starts from; numbers, or tensors where they are that."""
-    pairs = []
-    for group in optimizer.param_groups:
-        rate = group["lr"]
-        rate = rate.clone() if hasattr(rate, "clone") else rate
-        start = group.get("initial_lr", rate)
-        pairs.append((rate, start.clone() if hasattr(start, "clone") else start))
-    return pairs
+def rates_of(optimizer: Any) -> list[tuple[Any, ...]]:
+    """For each group its rate, and those that its schedule starts from and climbs to, where it says so.
+
+    Numbers, or tensors where they are that: nothing is read from the device. None where a group has no rate.
+    """
+    names = ("lr", "initial_lr", "max_lr")
+    return [
+        tuple(
+            value.clone() if hasattr(value, "clone") else value for value in map(group.get, names) if value is not None
+        )
+        for group in optimizer.param_groups
+    ]
 
 
 def share_done(trainer: Any) -> float | None:
@@ -113,8 +122,8 @@ def share_done(trainer: Any) -> float | None:
 
 def planned_steps(trainer: Any) -> float:
     """The steps of all optimisers that are planned; infinite where no end is known."""
-    planned = trainer.estimated_stepping_batches
-    return float(planned) if planned > 0 else float("inf")
+    planned, _ = attempt(lambda: float(trainer.estimated_stepping_batches))  # raises where accumulation is scheduled
+    return planned if planned is not None and planned > 0 else math.inf
 
 
 def waits_for_progress(trainer: Any) -> bool:

@@ -31,18 +31,20 @@ class UpdateRatio(Monitor):
         what an optimiser holds but does not train are not judged, nor are steps of L-BFGS too large: it seeks their
         length itself. It logs `update_ratio/LAYER` for up to 30 weights.
 
-    Fires when: `updates-too-large`: a step changes half of the weights by more than a tenth of their size, beyond the
-        first steps, or half of them have grown tenfold within the first 100 measured steps (warning).
+    Fires when: `updates-too-large`: a step changes half of the weights by more than a fifth of their size, beyond the
+        first steps (by more than a tenth is only told), or half of them grow eightfold within the first 200 (warning).
         `updates-too-small`: no weight has been changed by more than a hundred-thousandth of its size a step, at the
         largest rate so far, and at that pace the whole run would change none by more than a few per cent (warning).
         `rate-ends-early`: the learning rate has been below a thousandth of its peak for more than half of the planned
         run, and not because a scheduler waited for progress (warning). `weights-never-move`: weights that have a
-        gradient and a rate are exactly what they were 200 steps ago (warning).
+        gradient and a rate are exactly what they were 200 steps before, or no measured step has changed any (warning).
 
     Under DDP: Replicas take the same steps: rank 0's numbers are judged. Strategies that shard the parameters: does not
         apply.
 
-    Cost: COST
+    Cost: Nothing between sampled batches. A measured step takes 70 us more for a two-layer MLP of 64-128-10 and 0.9 ms
+        for a ResNet-18, on one core; a look 50 us and 0.6 ms. It keeps 256 elements of each parameter, and 4,096 of
+        each weight for the time of a measured step.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -76,7 +78,8 @@ class UpdateRatio(Monitor):
         self._trainer: Any = None
         self._planned = float("inf")
         self._watches: dict[int, StepWatch] = {}  # by place in `trainer.optimizers`
-        self._hooks: dict[int, list[Any]] = {}  # of those that wait for their next step
+        self._waiting: set[int] = set()  # places of optimisers whose next step is measured
+        self._hooks: dict[int, list[Any]] = {}  # on those and, until it can be taken away, on some that have stepped
         self._seen: list[Any] = []
         self._paces: dict[int, Pace] = {}
         self._alive = 0.0  # share of the planned run that had passed when the rate was last alive
@@ -90,20 +93,29 @@ class UpdateRatio(Monitor):
         self._planned = planned_steps(view.trainer)
 
     def before(self, sample: Sample) -> None:
-        """Wait for the next step of each optimiser."""
+        """Wait for the next step of each optimiser; where gradients accumulate it comes with a later batch."""
         for place, optimizer in enumerate(sample.trainer.optimizers):
-            if place not in self._hooks and hasattr(optimizer, "register_step_pre_hook"):
+            if not hasattr(optimizer, "register_step_pre_hook"):
+                continue
+            self._waiting.add(place)
+            if place not in self._hooks:
                 self._hooks[place] = [
                     optimizer.register_step_pre_hook(partial(self._step_begins, place, sample.module)),
                     optimizer.register_step_post_hook(partial(self._step_ends, place)),
                 ]
 
+    def after(self, sample: Sample, outputs: Any) -> None:
+        """Take the hooks away from the optimisers that have stepped."""
+        self._let_go(self._hooks.keys() - self._waiting)
+
     def _step_begins(self, place: int, module: Any, optimizer: Any, *arguments: Any) -> None:
-        self._guarded(self._look_before, place, module, optimizer)
+        if place in self._waiting:
+            self._guarded(self._look_before, place, module, optimizer)
 
     def _step_ends(self, place: int, optimizer: Any, *arguments: Any) -> None:
-        self._let_go(place)
-        self._guarded(self._look_after, place, optimizer)
+        if place in self._waiting:
+            self._waiting.discard(place)  # the hook itself stays: torch is running through all of them
+            self._guarded(self._look_after, place, optimizer)
 
     @torch.no_grad()
     def _look_before(self, place: int, module: Any, optimizer: Any) -> None:
@@ -122,9 +134,10 @@ class UpdateRatio(Monitor):
                 (place, kind, step, watch.judged, *change, rates_of(optimizer), share_done(self._trainer))
             )
 
-    def _let_go(self, place: int) -> None:
-        for hook in self._hooks.pop(place, ()):
-            hook.remove()
+    def _let_go(self, places: Iterable[int]) -> None:
+        for place in list(places):
+            for hook in self._hooks.pop(place):
+                hook.remove()
 
     @torch.no_grad()
     def readings(self) -> Any:
@@ -142,9 +155,8 @@ class UpdateRatio(Monitor):
         seen, moved, done = readings
         for place, kind, step, weights, changes, sizes, rates, share in seen:
             pace = self._paces.setdefault(place, Pace(kind))
-            rates = [(float(rate), float(start)) for rate, start in rates]
-            pace.add(weights, _numbers(changes), _numbers(sizes), rates, step)
-            if share is not None and pace.rates[-1] > ENDED * pace.peak:
+            pace.add(weights, _numbers(changes), _numbers(sizes), [[*map(float, group)] for group in rates], step)
+            if share is not None and pace.rates[-1] >= ENDED * pace.peak:
                 self._alive = max(self._alive, share)
         still: tuple[list[str], list[str]] = ([], [])
         for watched, reached, farthest, steps, since in moved:
@@ -167,19 +179,19 @@ class UpdateRatio(Monitor):
         return {f"update_ratio/{name}": ratio for name, ratio in pairs[:LOGGED]}
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hooks away."""
-        self._let_all_go()
+        """Take the hooks away, and let go of the parameters."""
+        self._end()
         super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the hooks away, and let go of the parameters."""
-        self._let_all_go()
+        self._end()
         super().teardown(trainer, pl_module, stage)
-        self._trainer, self._watches, self._seen = None, {}, []
 
-    def _let_all_go(self) -> None:
-        for place in list(self._hooks):
-            self._let_go(place)
+    def _end(self) -> None:
+        self._let_go(self._hooks)
+        self._waiting = set()
+        self._trainer, self._watches, self._seen = None, {}, []
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, and the pace of each optimiser."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -13,11 +14,13 @@ from lightning_rules.watch.weight_steps import Watched
 LARGE, SMALL = "updates-too-large", "updates-too-small"
 ENDS_EARLY, STILL = "rate-ends-early", "weights-never-move"
 TOO_LARGE = 0.1  # of a weight's size a step
+FAR_TOO_LARGE = 0.2  # small networks with batch norm and momentum train well at 0.06
 FIRST = 4  # measured steps, in which small weights may grow fast
 GROWN = 8.0  # times the size that weights began with
+GROWN_ALONE = 4 * GROWN  # a linear model's only weight grows as far as its classes can be told apart
 TOO_SMALL = 1e-5  # of a weight's size a step
 REACH = 0.03  # of a weight's size, in the whole run
-CRAWL = (5e-5, 0.004)  # the same two for a run that is short besides
+CRAWL = (5e-5, 0.006)  # the same two for a run that is short besides
 ENDED = 1.01e-3  # of the peak rate: by nine tenths three times
 FOR_SHARE = 0.5  # of the planned run
 UNMOVED_STEPS = 200
@@ -49,50 +52,58 @@ def judge_updates(seen: UpdatesSeen) -> list[Finding]:
     found = [one for pace in seen.paces for one in (judge_large(pace), judge_small(pace, seen.planned)) if one]
     found += [one for one in (judge_end(seen), judge_still(*seen.still)) if one]
     ratios = [median(pace.usual_ratios) for pace in seen.paces if pace.names and len(pace.ratios) == WINDOW]
-    if found or not ratios:
+    if found or not ratios or not all(0 < ratio < math.inf for ratio in ratios):
         return found
-    said = ", ".join(f"{ratio:.1e}" for ratio in ratios)
-    return [Finding("update-ratio", Severity.OK, f"A step changes weights by {said} of their size, as it should.")]
+    said = " and ".join(f"{ratio:.1e}" for ratio in ratios)
+    said = f"The median weight changes by {said} of its size a step; 1e-4 to 1e-2 is usual."
+    return [Finding("update-ratio", Severity.OK, said)]
 
 
 def judge_large(pace: Pace) -> Finding | None:
     """Steps so large that they wipe out what weights were."""
     if "LBFGS" in pace.kind.upper() or not pace.names:
         return None
-    if pace.grown >= GROWN:
+    if pace.grown >= (GROWN if len(pace.names) > 1 else GROWN_ALONE):
         said = (
-            f"The learning rate, {pace.peak:.2g}, is too high: within the first steps {pace.kind} has blown half of the "
-            f"weights up to {pace.grown:.0f} times the size that they began with, where they should hardly grow."
+            f"At a learning rate of {pace.peak:.2g} the steps are too large: within the first of them "
+            f"{pace.kind} has blown half of the weights up to {pace.grown:.0f} times the size that they "
+            "began with, where they should hardly grow."
         )
         return _warn(LARGE, said, LOWER, grown=pace.grown, rate=pace.peak)
     ratio = median(pace.usual_ratios)
     if pace.steps < WINDOW + FIRST or len(pace.ratios) < WINDOW or not ratio > TOO_LARGE:
         return None
     said = (
-        f"The learning rate, {pace.rates[-1]:.2g}, is too high: a step of {pace.kind} changes half of the weights by "
-        f"{ratio:.0%} of their size or more (median of {WINDOW} measured steps), where 0.01% to 1% is usual."
+        f"At a learning rate of {pace.rates[-1]:.2g} the steps are large: one of {pace.kind} changes half of "
+        f"the weights by {ratio:.0%} of their size or more (median of {WINDOW} measured steps); 0.01% to 1% is usual."
     )
-    return _warn(LARGE, said, LOWER, ratio=ratio, rate=pace.rates[-1])
+    severity = Severity.WARNING if ratio > FAR_TOO_LARGE else Severity.INFO
+    return Finding(LARGE, severity, said, LOWER, {"ratio": ratio, "rate": pace.rates[-1]})
 
 
-LOWER = "Lower the learning rate to a tenth, and again until this is silent; if it is meant, normalise inputs and loss."
+LOWER = (
+    "Lower the learning rate to a tenth, and again until this is silent; if it is as it should be, look for what makes "
+    "the step large: a momentum of 1, a summed loss, inputs or targets that are not normalised."
+)
 
 
 def judge_small(pace: Pace, planned: float) -> Finding | None:
     """Steps so small that the run cannot get anywhere; said only of a run that has never been faster."""
     if pace.fastest is None or pace.steps < WINDOW + FIRST:
         return None
+    if pace.fastest == 0:
+        return judge_still(pace.names, [], len(pace.names), f"{pace.steps} measured")
     reach = pace.fastest * planned
     if not any(pace.fastest < slow and reach < far for slow, far in ((TOO_SMALL, REACH), CRAWL)):
         return None
     said = (
-        f"The learning rate, {pace.peak:.2g}, is too low for this run: no step of {pace.kind} changes a weight by more "
+        f"At a learning rate of {pace.peak:.2g} the steps are too small: none of {pace.kind} changes a weight by more "
         f"than {pace.fastest:.0e} of its size (1e-4 to 1e-2 is usual), and all {planned:.0f} steps together by no more "
         f"than {reach:.1%}."
     )
     advice = (
-        "Raise the learning rate, a factor of 10 at a time; if it is as it should be, look for what shrinks the gradient "
-        "or the step: a loss scaled down, clipping to a tiny norm, a large `eps`."
+        "Raise the learning rate, a factor of 10 at a time; if it is as it should be, look for what shrinks the "
+        "gradient or the step: a loss scaled down, clipping to a tiny norm, a large `eps`."
     )
     return _warn(SMALL, said, advice, ratio=pace.fastest, rate=pace.peak, planned_steps=planned)
 
@@ -102,8 +113,8 @@ def judge_end(seen: UpdatesSeen) -> Finding | None:
     if seen.done is None or not seen.done - seen.alive > FOR_SHARE:
         return None
     said = (
-        f"The schedule ends training early: the learning rate fell below a thousandth of its peak after {seen.alive:.0%} "
-        f"of the planned run, and has stayed there until {seen.done:.0%}."
+        "The schedule ends training early: the learning rate fell below a thousandth of its peak after "
+        f"{seen.alive:.0%} of the planned run, and has stayed there until {seen.done:.0%}."
     )
     advice = (
         "Stretch the decay over the whole run: check whether the scheduler counts steps or epochs (`interval`), its "
@@ -112,20 +123,22 @@ def judge_end(seen: UpdatesSeen) -> Finding | None:
     return _warn(ENDS_EARLY, said, advice, alive_until=seen.alive, done=seen.done)
 
 
-def judge_still(weights: Sequence[str], others: Sequence[str], count: int) -> Finding | None:
+def judge_still(
+    weights: Sequence[str], others: Sequence[str], count: int, steps: str = f"{UNMOVED_STEPS}"
+) -> Finding | None:
     """Parameters that the optimiser never moves."""
     if weights:
         said = (
-            f"{len(weights)} weights have not moved at all in {UNMOVED_STEPS} steps, although they have gradients and a "
-            f"learning rate above 0: {_listed(weights)}."
+            f"{len(weights)} weights have not moved at all in {steps} steps of the optimiser that has them: "
+            f"{_listed(weights)}."
         )
         advice = (
-            "Look at the gradient of the first of them: if it is exactly 0, the layers behind it are dead or multiply it "
-            "by zeros; if not, the step is lost in rounding: raise the rate, or keep the weights in float32."
+            "Look at the gradient of the first of them: if it is exactly 0, the layers behind it are dead or multiply "
+            "it by zeros; if it is not, the rate is 0 or the step is lost in rounding (keep weights in float32)."
         )
         return _warn(STILL, said, advice, weights=len(weights), of=count)
     if others:
-        said = f"{len(others)} of {count} parameters have not moved in {UNMOVED_STEPS} steps: {_listed(others)}."
+        said = f"{len(others)} of {count} parameters have not moved in {steps} steps: {_listed(others)}."
         return Finding(STILL, Severity.INFO, said, evidence={"parameters": len(others), "of": count})
     return None
 

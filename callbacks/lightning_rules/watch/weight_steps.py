@@ -62,7 +62,7 @@ class StepWatch:
     def __init__(self, optimizer: Any, module: nn.Module, began: int) -> None:
         pairs = [(group, parameter) for group, parameter in trainable(optimizer) if _readable(parameter)]
         pairs.sort(key=lambda pair: (str(pair[1].device), str(pair[1].dtype)))  # one buffer for each kind
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        names = {id(parameter): name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
         tables = {id(p) for layer in module.modules() if isinstance(layer, EMBEDDINGS) for p in layer.parameters()}
         self.began = began
         self.parameters = [parameter for _, parameter in pairs]
@@ -99,7 +99,7 @@ class StepWatch:
         before, self._before = self._before, None
         if before is None:
             return None
-        rates = [_is_zero(group["lr"]) for group in optimizer.param_groups]
+        rates = [_is_zero(group.get("lr")) for group in optimizer.param_groups]
         self.steps += 1
         for place, (one, parameter) in enumerate(zip(self.watched, self.parameters, strict=True)):
             self.reached[place] += parameter.grad is not None and not rates[one.group]
@@ -127,7 +127,7 @@ class StepWatch:
         for kind, buffer in zip(self._kinds(places), buffers, strict=True):
             lengths = [_length(self.parameters[place].numel(), most) for place in kind]
             dtype = torch.float32 if buffer.dtype.itemsize < 4 else None
-            norms.append(torch.stack(torch._foreach_norm(buffer.split(lengths), order, dtype=dtype)))
+            norms.append(torch.stack(torch._foreach_norm(list(torch.split(buffer, lengths)), order, dtype=dtype)))
         return norms
 
 
