@@ -10,18 +10,20 @@ from lightning_rules.cadence import DENSE, DENSELY, LONGEST, LOOK, SELDOM, Caden
 
 
 def drive(
-    cadence: Cadence, batches: int, batch: float = 1e-3, sample: float = 0.0, look: float = 0.0
+    cadence: Cadence, batches: int, batch: float = 1e-3, sample: float = 0.0, look: float = 0.0, inside: float = 0.0
 ) -> tuple[list[int], list[int], float]:
     """Which batches were sampled, after which it looked, and what both took, in seconds."""
     sampled, looked, spent = [], [], 0.0
     for _ in range(batches):
-        due = cadence.sample_is_due
+        due, timed = cadence.sample_is_due, cadence.timing_is_due
         if due:
             sampled.append(cadence.batches)
         cadence.batch_ended()
         if due:
-            cadence.sampled(sample, batch)
-            spent += sample
+            cadence.sampled(sample, batch + sample + inside)
+            spent += sample + inside
+        elif timed:
+            cadence.timed(batch)
         if cadence.look_is_due:
             looked.append(cadence.batches)
             cadence.agree([cadence.proposal()])
@@ -37,13 +39,16 @@ def test_it_samples_densely_at_first() -> None:
     assert looked[:4] == [LOOK, 2 * LOOK, 4 * LOOK, 8 * LOOK]
 
 
-@pytest.mark.parametrize(("batch", "sample", "look"), [(1e-3, 1e-3, 1e-3), (1e-3, 4e-3, 0.0), (2.0, 0.1, 0.01)])
-def test_it_stays_within_its_share(batch: float, sample: float, look: float) -> None:
+@pytest.mark.parametrize(
+    ("batch", "sample", "look", "inside"),
+    [(1e-3, 1e-3, 1e-3, 0.0), (1e-3, 4e-3, 0.0, 0.0), (2.0, 0.1, 0.01, 0.0), (1e-3, 1e-4, 0.0, 4e-3)],
+)
+def test_it_stays_within_its_share(batch: float, sample: float, look: float, inside: float) -> None:
     cadence = Cadence(overhead=0.03)
-    _, _, begun = drive(cadence, 1000, batch, sample, look)
-    _, _, spent = drive(cadence, 50_000, batch, sample, look)
+    _, _, begun = drive(cadence, 1000, batch, sample, look, inside)
+    _, _, spent = drive(cadence, 50_000, batch, sample, look, inside)
     assert 0 < spent <= 0.0301 * 50_000 * batch
-    assert begun <= (DENSE + 4) * (sample + look) + 0.031 * 1000 * batch
+    assert begun <= (DENSE + 4) * (sample + look + inside) + 0.031 * 1000 * batch
 
 
 def test_what_costs_more_than_its_share_is_still_looked_at() -> None:

@@ -137,7 +137,7 @@ def test_between_samples_one_hook_a_batch_is_called() -> None:
     calls = {name: len(times) for name, times in profiler.recorded_durations.items() if "[Callback]" in name}
     ours = {name.rpartition(".")[2]: count for name, count in calls.items() if "Watching" in name or "Other" in name}
     assert ours["on_train_batch_end"] == BATCHES
-    assert ours["on_train_batch_start"] < BATCHES / 3
+    assert ours["on_train_batch_start"] < BATCHES / 2  # sampled ones, and as many that are timed without
     assert not {"on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"} & set(
         ours
     )

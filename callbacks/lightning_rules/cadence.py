@@ -38,7 +38,8 @@ class Cadence:
     look_every: int = LOOK
     next_sample: int = 0
     next_look: int = LOOK
-    _batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _plain_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _whole_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _sample_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _look_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -46,6 +47,11 @@ class Cadence:
     def sample_is_due(self) -> bool:
         """Whether the batch that comes next is to be sampled."""
         return self.batches >= self.next_sample
+
+    @property
+    def timing_is_due(self) -> bool:
+        """Whether the batch that comes next, which is not sampled, is to be timed: it is the last before a sample."""
+        return self.batches == self.next_sample - 1
 
     @property
     def look_is_due(self) -> bool:
@@ -56,16 +62,20 @@ class Cadence:
         """One more batch."""
         self.batches += 1
 
-    def sampled(self, seconds: float, batch_seconds: float) -> None:
+    def timed(self, seconds: float) -> None:
+        """The batch that has just ended was not sampled, and took so long."""
+        self._plain_seconds.append(seconds)
+
+    def sampled(self, seconds: float, whole: float) -> None:
         """The batch that has just ended was sampled.
 
         Args:
-            seconds: What sampling it took on the host.
-            batch_seconds: What the batch took without that.
+            seconds: What sampling took before and after the step, on the host.
+            whole: What the batch took with that, and with what hooks took within the step.
         """
         self.samples += 1
         self._sample_seconds.append(seconds)
-        self._batch_seconds.append(batch_seconds)
+        self._whole_seconds.append(whole)
         self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else self.sample_every)
 
     def looked(self, seconds: float) -> None:
@@ -76,11 +86,13 @@ class Cadence:
 
     def proposal(self) -> tuple[int, int]:
         """The batches between two samples and between two looks that this rank's costs ask for."""
-        if not self._batch_seconds:
+        if not self._plain_seconds or not self._sample_seconds:
             return SELDOM, min(LOOKS, LOOK << self.looks)
-        batch = max(median(self._batch_seconds), 1e-9)
-        sample_every = _interval(self._sample_seconds, batch * self.overhead * FOR_SAMPLES)
-        look_every = _interval(self._look_seconds, batch * self.overhead * (1 - FOR_SAMPLES))
+        batch = max(median(self._plain_seconds), 1e-9)
+        sample = max(median(self._sample_seconds), median(self._whole_seconds) - batch)
+        sample_every = _interval(sample, batch * self.overhead * FOR_SAMPLES)
+        look = median(self._look_seconds) if self._look_seconds else 0.0
+        look_every = _interval(look, batch * self.overhead * (1 - FOR_SAMPLES))
         return max(SELDOM, sample_every), max(min(LOOKS, LOOK << self.looks), look_every)
 
     def agree(self, proposals: Sequence[tuple[int, int]]) -> None:
@@ -94,6 +106,6 @@ class Cadence:
         return {name: getattr(self, name) for name in names}
 
 
-def _interval(costs: Sequence[float], allowed: float) -> int:
-    """How many batches one of these costs has to be spread over."""
-    return math.ceil(min(median(costs) / allowed, LONGEST)) if costs else 1
+def _interval(cost: float, allowed: float) -> int:
+    """How many batches a cost has to be spread over."""
+    return math.ceil(min(cost / allowed, LONGEST))

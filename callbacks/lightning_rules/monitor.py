@@ -78,6 +78,7 @@ class Monitor(Rule):
         self._sample: Sample | None = None
         self._sample_began = 0.0
         self._own_seconds = 0.0
+        self._timing_began: float | None = None
         self._on_the_way: HostCopy | None = None
 
     # What a subclass does.
@@ -146,9 +147,10 @@ class Monitor(Rule):
             wake(self, "on_train_batch_start", "on_train_batch_end")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begin a sample where one is due; this hook rests in between."""
+        """Begin a sample, or time a batch without, where one is due; this hook rests in between."""
         rest(self, "on_train_batch_start")
         if not self._cadence.sample_is_due:
+            self._timing_began = time.perf_counter()
             return
         self._sample_began = time.perf_counter()
         self._sample = Sample(trainer, pl_module, batch, batch_idx, self._cadence.batches)
@@ -158,6 +160,9 @@ class Monitor(Rule):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch; end a sample, look, and wait for the next sample where they are due."""
+        if self._timing_began is not None:
+            self._cadence.timed(time.perf_counter() - self._timing_began)
+            self._timing_began = None
         for monitor in self._each:
             monitor._guarded(monitor.each_batch, outputs)
         cadence = self._cadence
@@ -166,16 +171,16 @@ class Monitor(Rule):
             self._end_sample(outputs)
         if cadence.look_is_due:
             self._look(trainer)
-        if cadence.sample_is_due:
+        if cadence.sample_is_due or cadence.timing_is_due:
             wake(self, "on_train_batch_start")
 
     def _end_sample(self, outputs: Any) -> None:
         sample, self._sample = self._sample, None
         began = time.perf_counter()
-        batch_seconds = began - self._sample_began - self._own_seconds
         for monitor in self._group or ():
             monitor._guarded(monitor.after, sample, outputs)
-        self._cadence.sampled(self._own_seconds + time.perf_counter() - began, batch_seconds)
+        ended = time.perf_counter()
+        self._cadence.sampled(self._own_seconds + ended - began, ended - self._sample_began)
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         """Run a measurement; after one that raised this monitor measures no more, and says so at the next look."""
