@@ -79,6 +79,14 @@ def test_units_of_maps_and_of_tokens() -> None:
     assert see(gates, torch.randn(4, 3, 9, 9)).units == {}, "a gate of whole maps may well be open for all"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_any_precision(dtype: torch.dtype) -> None:
+    net = Net(lambda net, x: F.relu(net.a(x)).sigmoid().sum(), a=nn.Linear(8, 8).to(dtype))
+    seen = see(net, torch.randn(4, 8, dtype=dtype))
+    assert {numbers.dtype for _, numbers, _ in seen.units.values()} == {torch.float32}
+    assert [size.dtype for size in seen.sizes] == [torch.float32]
+
+
 def test_calls_of_one_activation_are_told_apart_up_to_a_bound() -> None:
     def step(net: Any, x: Tensor) -> Tensor:
         for _ in range(20):

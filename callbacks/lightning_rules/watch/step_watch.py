@@ -154,7 +154,7 @@ class StepWatch(TorchFunctionMode):
             self._units_last = not isinstance(part, nn.modules.conv._ConvNd)
         few = strided(value.detach(), FEW, self.turn)
         self.seen.layers[name] = maps
-        self.seen.sizes.append(torch.linalg.vector_norm(few, dtype=torch.float32) / few.numel() ** 0.5)
+        self.seen.sizes.append(torch.linalg.vector_norm(few.float()) / few.numel() ** 0.5)
 
     def _activation(self, kind: Activation, given: Any) -> None:
         place = self._place(kind)
