@@ -98,7 +98,7 @@ SICK = {
     "blind": (noisy(np.full(N, 2.302), 0.02), "no-progress", Severity.WARNING, "learned from the inputs", "overfit"),
     "stands where it was": (noisy(np.full(N, 2.5), 0.02), "no-progress", Severity.WARNING, "not moved", "Raise"),
     "too fast": (
-        noisy(2.35 + 9 * np.exp(-0.5 * ((np.arange(N) - 30) / 6) ** 2), 0.05), "no-progress", Severity.WARNING, "jumped up", "Lower",
+        noisy(2.35 + 9 * np.exp(-0.5 * ((np.arange(N) - 30) / 6) ** 2)), "no-progress", Severity.WARNING, "jumped up", "Lower",
     ),
     "rises": (noisy(2.3 + 9 * np.arange(N) / N), "diverging-loss", Severity.ERROR, "has risen", "Lower"),
     "rises and stays": (noisy(6.0 - falling(3.7, 0.0)), "diverging-loss", Severity.WARNING, "has risen", "Lower"),
