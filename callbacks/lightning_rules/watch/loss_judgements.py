@@ -62,7 +62,7 @@ def judge(seen: LossesSeen) -> list[Finding]:
     if len(history.means) < ENOUGH // 2 or history.losses < ENOUGH:
         return broken or ([_too_few(history)] if seen.ended else [])
     curve = Curve.of(history)
-    found = [judge_constant(seen), judge_divergence(seen, curve), judge_relapse(seen, curve)]
+    found = [judge_constant(seen), judge_divergence(seen, curve) or judge_relapse(seen, curve)]
     alarms = [finding for finding in found if finding is not None]
     if not alarms and not broken:
         alarms = [finding for finding in (judge_progress(seen, curve), judge_swings(seen)) if finding is not None]
