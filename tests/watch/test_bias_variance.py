@@ -108,6 +108,14 @@ def test_ranks_add_up() -> None:
     assert judge_ranks([RankSeen()], None, None) == []
 
 
+def test_what_does_not_fit_does_not_overfit() -> None:
+    validations = Validations({"val_loss": RISING}, is_error=True)
+    for train, expected in ((80.0, ["high-bias"]), (1.0, ["overfitting", "high-variance"])):
+        parts = {"train": SplitError(100, train, train, 100), "validation": SplitError(100, 90, 90, 100)}
+        found = judge_ranks([RankSeen("squared error", parts, validations=validations, ended=True)], None, None)
+        assert [one.rule for one in found] == expected
+
+
 def test_logged_metrics_stand_in() -> None:
     logged = {"val_loss": (0.5, 0.9), "val_acc": (0.99, 0.80)}
     (finding,) = judge_ranks([RankSeen(why_not="Does not apply.", logged=logged, ended=True)], None, None)

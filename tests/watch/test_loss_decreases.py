@@ -44,6 +44,10 @@ def falling(start: float = 2.35, end: float = 0.3, n: int = N, rate: float = 6.0
     return end + (start - end) * np.exp(-rate * np.arange(n) / n)
 
 
+def bump(height: float, at: int, n: int = N) -> Any:
+    return height * np.exp(-0.5 * ((np.arange(n) - at) / 6) ** 2)
+
+
 def alternating(n: int = N) -> Any:
     t = np.arange(n)
     return 1.0 + 0.9 * (t / n) ** 3 * np.where(t % 2, 1.0, -1.0)
@@ -55,7 +59,7 @@ FINE = {
     "plateaus early": noisy(falling(1.1, 0.6, rate=60.0), 0.15),
     "converged near zero": np.abs(noisy(falling(2.3, 1e-4, rate=40.0), 1e-4)),
     "starts low, as after pretraining": noisy(np.full(N, 0.2), 0.05),
-    "a bump at the start": noisy(falling() + 8 * np.exp(-0.5 * ((np.arange(N) - 20) / 6) ** 2)),
+    "a bump at the start": noisy(falling() + bump(8, 20)),
     "warm restarts": noisy(0.3 + 0.6 * np.abs(np.sin(np.arange(N) / 40)) + falling(1.5, 0.0)),
     "single spikes": noisy(falling()) + 5.0 * (np.arange(N) % 90 == 89),
     "two tasks in turn": noisy(falling()) + 2.0 * (np.arange(N) % 2),
@@ -95,10 +99,10 @@ SICK = {
         "non-finite-loss", Severity.WARNING, "10 of 100 losses", "in common",
     ),
     "constant": ([1.0] * 100, "no-progress", Severity.ERROR, "exactly 1 at each of 100", "clamp"),
-    "blind": (noisy(np.full(N, 2.302), 0.02), "no-progress", Severity.WARNING, "learned from the inputs", "overfit"),
+    "blind": (noisy(np.full(N, 2.305), 0.02, seed=1), "no-progress", Severity.WARNING, "learned from the inputs", "overfit"),
     "stands where it was": (noisy(np.full(N, 2.5), 0.02), "no-progress", Severity.WARNING, "not moved", "Raise"),
     "too fast": (
-        noisy(2.35 + 9 * np.exp(-0.5 * ((np.arange(N) - 30) / 6) ** 2), 0.05), "no-progress", Severity.WARNING, "jumped up", "Lower",
+        noisy(2.35 + bump(9, 30)), "no-progress", Severity.WARNING, "jumped up", "Lower",
     ),
     "rises": (noisy(2.3 + 9 * np.arange(N) / N), "diverging-loss", Severity.ERROR, "has risen", "Lower"),
     "rises and stays": (noisy(6.0 - falling(3.7, 0.0)), "diverging-loss", Severity.WARNING, "has risen", "Lower"),

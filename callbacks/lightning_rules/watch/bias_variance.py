@@ -25,6 +25,7 @@ LEAST_SECONDS = 1.0  # that measuring a part may take,
 SHARE = 0.01  # or this share of the fit
 SERIES = 256  # validations kept of a metric; then every second one is dropped
 METRICS = 32
+WORSE = 1.2  # times the training error, before a rise of the validation loss is called overfitting
 
 
 @dataclass(frozen=True)
@@ -237,8 +238,9 @@ def judge_ranks(ranks: Sequence[RankSeen], human_error: float | None, monitor: s
     if not first.ended:
         return []
     answers = sum(rank.validations.answers for rank in ranks)
-    overfitting = judge_overfitting(replace(first.validations, answers=answers), monitor)
     errors = _measured(ranks) or _logged(first, monitor)
+    worse = errors is None or errors.validation.error > WORSE * errors.train.error  # else it does not fit either
+    overfitting = judge_overfitting(replace(first.validations, answers=answers), monitor) if worse else None
     if errors is not None:
         verdict = judge_errors(errors, human_error)
     else:

@@ -44,9 +44,9 @@ class LossDecreases(Monitor):
         is lost again for good (warning); it falls below zero faster and faster, beyond 100 times its start, or is
         10,000 times its start (error). `oscillating-loss`: it jumps up and down from step to step by more than half
         its level, farther and farther, without falling (warning). `loss-spikes`: single losses stood far above the
-        rest (information). Losses that no constant output can be compared with (adversarial, reinforcement,
-        contrastive with moving targets, with further terms) are judged by what no healthy loss does, and manual
-        optimisation by NaN alone.
+        rest (information). `loss-decreases`: it fell, or there were too few losses to tell (never an alarm). Losses
+        that no constant output can be compared with (adversarial, reinforcement, contrastive with moving targets, with
+        further terms) are judged by what no healthy loss does, and manual optimisation by NaN alone.
 
     Under DDP: The mean of the ranks' losses is judged; a loss that is not finite counts on any rank.
 

@@ -62,7 +62,7 @@ def judge(seen: LossesSeen) -> list[Finding]:
     if len(history.means) < ENOUGH // 2 or history.losses < ENOUGH:
         return broken or ([_too_few(history)] if seen.ended else [])
     curve = Curve.of(history)
-    found = [judge_constant(seen), judge_divergence(seen, curve), judge_relapse(seen, curve)]
+    found = [judge_constant(seen), judge_divergence(seen, curve) or judge_relapse(seen, curve)]
     alarms = [finding for finding in found if finding is not None]
     if not alarms and not broken:
         alarms = [finding for finding in (judge_progress(seen, curve), judge_swings(seen)) if finding is not None]
@@ -196,8 +196,8 @@ def judge_progress(seen: LossesSeen, curve: Curve) -> Finding | None:
     noise = SURE * math.hypot(curve.error, prior.error)
     how, advice = _standstill(seen, curve, prior, noise)
     message = (
-        f"{how}: {late:.4g} over the last third of {history.losses} batches, {curve.start:.4g} at the start, and "
-        f"{prior.mean:.4g} for who only knows the prior of the targets."
+        f"{how}: {late:.4g} over the last third of {history.losses} batches, {curve.start:.4g} at the start, where "
+        f"knowing only the prior of the targets gives {prior.mean:.4g}."
     )
     evidence = {"start": curve.start, "last_third": late, "noise": curve.error, "prior_loss": prior.mean}
     return Finding("no-progress", Severity.WARNING, message, advice, evidence)
@@ -221,8 +221,8 @@ def _standstill(seen: LossesSeen, curve: Curve, prior: PriorLoss, noise: float) 
         )
     how = "The training loss shows that nothing has been learned from the inputs"
     return how, (
-        "See whether the network can overfit one batch; then whether inputs arrive at the output, targets belong to "
-        "their inputs, weights differ from one another at the start, and the learning rate is in range."
+        "See whether the network can overfit one batch; then whether inputs reach the output, targets belong to their "
+        "inputs, batches are shuffled, weights differ at the start, and the learning rate is in range."
     )
 
 
