@@ -225,5 +225,5 @@ def _trains(layer: Layer, optimised: set[int]) -> bool:
     return any(one.requires_grad and id(one) in optimised for one in layer.around.parameters())
 
 
-def _training(ran: Sequence[tuple[Layer, Ran]]) -> tuple[str, ...]:
-    return tuple(layer.name for layer, how in ran if how.training)
+def _training(ran: Sequence[tuple[Layer, Ran]]) -> tuple[tuple[str, str], ...]:
+    return tuple((layer.name, type(layer.part).__name__) for layer, how in ran if how.training)
