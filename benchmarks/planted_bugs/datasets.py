@@ -63,7 +63,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 def digits(seed: int, train: int = 900, validation: int = 300, scale: str = "standard") -> Splits:
     """Images [N, 1, 8, 8] and labels [N]; "standard": mean 0 and variance 1; "unit": [0, 1]; "raw": 0 to 16."""
-    splits = _split(*_digits(), seed, train, validation, stratify=True)
+    splits = split(*_digits(), seed, train, validation, stratify=True)
     mean, spread = {
         "standard": (splits.train.x.mean(), splits.train.x.std()),
         "unit": (torch.tensor(0.0), torch.tensor(16.0)),
@@ -75,14 +75,14 @@ def digits(seed: int, train: int = 900, validation: int = 300, scale: str = "sta
 def diabetes(seed: int) -> Splits:
     """Standardised features [N, 10] and targets [N] as they come: 25 to 346."""
     x, y = load_diabetes(return_X_y=True)
-    return _standardised(_split(_float(x), _float(y), seed, 300, 60, stratify=False))
+    return standardise(split(_float(x), _float(y), seed, 300, 60, stratify=False))
 
 
 def cancer(seed: int, standardised: bool = True) -> Splits:
     """Features [N, 30], standardised or as they come, and labels [N], 0 or 1, as floats."""
     x, y = load_breast_cancer(return_X_y=True)
-    splits = _split(_float(x), _float(y), seed, 340, 100, stratify=True)
-    return _standardised(splits) if standardised else splits
+    splits = split(_float(x), _float(y), seed, 340, 100, stratify=True)
+    return standardise(splits) if standardised else splits
 
 
 def scaled_target(splits: Splits) -> Splits:
@@ -95,12 +95,13 @@ def _float(values: np.ndarray) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def _standardised(splits: Splits) -> Splits:
+def standardise(splits: Splits) -> Splits:
+    """The inputs with zero mean and unit variance a feature, as of the training rows."""
     mean, spread = splits.train.x.mean(0), splits.train.x.std(0)
     return Splits(*(Rows((rows.x - mean) / spread, rows.y) for rows in splits))
 
 
-def _split(x: Tensor, y: Tensor, seed: int, train: int, validation: int, stratify: bool) -> Splits:
+def split(x: Tensor, y: Tensor, seed: int, train: int, validation: int, stratify: bool) -> Splits:
     """So many rows to train and to validate on; the others, at most 500, are the clean test set."""
     seen, test = train_test_split(
         np.arange(len(x)), train_size=train + validation, random_state=seed, stratify=y if stratify else None

@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 
 import lightning_rules
-from lightning_rules import Finding, Severity, recommended
+from lightning_rules import Finding, Rule, Severity, recommended
+from lightning_rules.monitor import Monitor
 from planted_bugs.fit import fit
 from planted_bugs.program import Case, Program
 
@@ -65,15 +66,30 @@ class StopBeforeTraining(L.Callback):
 
 def preflight(program: Program, **options: Any) -> list[Alarm]:
     """The recommended rules in the beginning of the program's own fit, which stops before its first step."""
-    rules = recommended()
-    fit(program, [*rules, StopBeforeTraining()], **options)
-    return alarms_of(rules)
+    return said(recommended(), program, [StopBeforeTraining()], **options)
 
 
 def whole_fit(program: Program, **options: Any) -> list[Alarm]:
     """The recommended rules in the program's own fit."""
-    rules = recommended()
-    fit(program, list(rules), **options)
+    return said(recommended(), program, **options)
+
+
+def monitors(program: Program, **options: Any) -> list[Alarm]:
+    """Of the recommended rules those alone that watch a run, in the program's own fit."""
+    return said([rule for rule in recommended() if isinstance(rule, Monitor)], program, **options)
+
+
+def said(rules: Sequence[Rule], program: Program, others: Sequence[Any] = (), **options: Any) -> list[Alarm]:
+    """What rules say in the program's fit; of a fit that breaks off, what they had said until then.
+
+    Raises:
+        Exception: That of the fit, if no rule has raised an alarm before it.
+    """
+    try:
+        fit(program, [*rules, *others], **options)
+    except Exception:
+        if not alarms_of(rules):
+            raise
     return alarms_of(rules)
 
 
@@ -87,10 +103,10 @@ def checked(program: Program) -> list[Alarm]:
     return [alarm(finding) for finding in report.findings if finding.severity >= Severity.WARNING]
 
 
-OURS: dict[str, Detector] = {"pre-flight": preflight, "check": checked, "whole fit": whole_fit}
+OURS: dict[str, Detector] = {"pre-flight": preflight, "check": checked, "monitors": monitors, "whole fit": whole_fit}
 
 
-def alarms_of(rules: Sequence[lightning_rules.Rule]) -> list[Alarm]:
+def alarms_of(rules: Sequence[Rule]) -> list[Alarm]:
     """Findings of severity ``WARNING`` and ``ERROR``."""
     return [alarm(finding) for rule in rules for finding in rule.findings if finding.severity >= Severity.WARNING]
 

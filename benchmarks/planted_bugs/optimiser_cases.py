@@ -79,7 +79,7 @@ def no_zero_grad(seed: int, buggy: bool) -> Program:
     return on_digits(Model(), seed)
 
 
-@loop("accuracy", "evaluation-mode-in-training", ("eval(uation)? mode", r"\.eval\(\)"))
+@loop("accuracy", "evaluation-mode-in-training training-in-evaluation-mode", ("eval(uation)? mode", r"\.eval\(\)"))
 def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -92,7 +92,7 @@ def training_in_eval_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net, 0.1), seed, splits=digits(seed, scale="raw"))
 
 
-@loop("gap", "training-mode-in-validation", ("train(ing)? mode", r"\.train\(\)"))
+@loop("gap", "training-mode-in-validation validating-in-training-mode", ("train(ing)? mode", r"\.train\(\)"))
 def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -103,7 +103,7 @@ def validating_in_train_mode(seed: int, buggy: bool) -> Program:
     return on_digits(Model(net), seed)
 
 
-@loop("gap", "last-batch", ("last batch", "single batch", "only .*batch"))
+@loop("gap", "metric-of-the-last-batch", ("last batch", "single batch", "only .*batch"))
 def metric_of_the_last_batch(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_validation_epoch_start(self) -> None:

@@ -111,16 +111,16 @@ def r2(program: Program) -> float:
     return float(explained.clamp(-1, 1).nan_to_num(-1.0))
 
 
-def clean_metric(case: Case, program: Program, reported: float | None) -> float:
+def clean_metric(metric: str, program: Program, reported: float | None) -> float:
     """The metric of a finished run, the higher the better.
 
     Raises:
         ValueError: A gap is asked for and the program reported no ``val_acc``.
     """
-    if case.metric == "r2":
+    if metric == "r2":
         return r2(program)
-    if case.metric == "accuracy":
+    if metric == "accuracy":
         return accuracy(program)
     if reported is None:
-        raise ValueError(f"Expected {case.name} to log `val_acc`, but it did not.")
+        raise ValueError("Expected the program to log `val_acc`, from which the gap is taken, but it did not.")
     return -abs(reported - accuracy(program))

@@ -7,18 +7,29 @@ from statistics import median
 
 from planted_bugs.cases import CASES
 from planted_bugs.detect import Verdict, diagnosed
+from planted_bugs.random_healthy import PREFIX
 from planted_bugs.work import Job
 
 Verdicts = Mapping[Job, Verdict]
+TIMED = ("monitors", "whole fit")  # detectors whose alarms come while a run goes on
 
 
 def cases_table(verdicts: Verdicts, names: Sequence[str], detectors: Sequence[str]) -> str:
-    """Markdown: a line a case, a column a detector."""
-    lines = [f"| case | {' | '.join(detectors)} |", "| --- |" + " --- |" * len(detectors)]
+    """Markdown: a line a case, a column a detector, and when the rules first raise an alarm in a whole fit."""
+    timed = [what for what in detectors if what in TIMED]
+    heads = [*detectors, *(f"step, {what}" for what in timed)]
+    lines = [f"| case | {' | '.join(heads)} |", "| --- |" + " --- |" * len(detectors) + " ---: |" * len(timed)]
     for name in names:
-        cells = [_cell(name, [verdicts[job] for job in _jobs(verdicts, what, name)]) for what in detectors]
+        of = {what: [verdicts[job] for job in _jobs(verdicts, what, name)] for what in detectors}
+        cells = [*(_cell(name, of[what]) for what in detectors), *(_step(of[what]) for what in timed)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _step(seen: Sequence[Verdict]) -> str:
+    """Of several seeds the last; nothing unless all have an alarm."""
+    steps = [verdict.step for verdict in seen if verdict.step is not None]
+    return str(max(steps)) if seen and len(steps) == len(seen) else ""
 
 
 def _jobs(verdicts: Verdicts, what: str, name: str, buggy: bool = True) -> list[Job]:
@@ -64,6 +75,16 @@ def totals_table(verdicts: Verdicts, hurting: Sequence[str], healthy: Sequence[s
 
 def _share(part: int, whole: int) -> str:
     return f"{part}/{whole}" if whole else ""
+
+
+def random_table(verdicts: Verdicts, detectors: Sequence[str]) -> str:
+    """Markdown: runs of random healthy programs with an alarm, a line a detector."""
+    lines = ["| detector | alarms on random healthy programs | no verdict |", "| --- | ---: | ---: |"]
+    for what in detectors:
+        seen = [verdict for job, verdict in verdicts.items() if job.what == what and job.name.startswith(PREFIX)]
+        alarms, failures = sum(bool(one.alarms) for one in seen), sum(bool(one.failure) for one in seen)
+        lines += [f"| {what} | {_share(alarms, len(seen))} | {failures} |"] if seen else []
+    return "\n".join(lines)
 
 
 def false_alarms(verdicts: Verdicts, detectors: Sequence[str]) -> str:

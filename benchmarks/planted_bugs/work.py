@@ -14,13 +14,14 @@ import torch
 from results import quietly
 
 from planted_bugs.cases import CASES
-from planted_bugs.detect import OURS, Verdict, preflight, verdict, whole_fit
+from planted_bugs.detect import OURS, Verdict, monitors, preflight, verdict, whole_fit
 from planted_bugs.fit import fit, reported
-from planted_bugs.healthy import HEALTHY
+from planted_bugs.healthy import HEALTHY, Healthy
 from planted_bugs.peers import peers
-from planted_bugs.program import Program, clean_metric
+from planted_bugs.program import Case, Program, clean_metric
+from planted_bugs.random_healthy import RandomHealthy, by_name
 
-DISTRIBUTED = {"pre-flight": preflight, "whole fit": whole_fit}
+DISTRIBUTED = {"pre-flight": preflight, "whole fit": whole_fit, "monitors": monitors}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
 
     Attributes:
         what: ``"metric"``, or the name of a detector.
-        name: Of a case or of a healthy configuration.
+        name: Of a case, of a healthy configuration, of a random program or of a reference for these.
         seed: The run's seed.
         buggy: Whether the bug is planted; without meaning for a healthy configuration.
     """
@@ -41,11 +42,20 @@ class Job:
 
     @property
     def ranks(self) -> int:
-        return (CASES.get(self.name) or HEALTHY[self.name]).ranks
+        return self._of.ranks
+
+    @property
+    def metric(self) -> str:
+        of = self._of
+        return "accuracy" if isinstance(of, Healthy) else of.metric
 
     def build(self) -> Program:
-        case = CASES.get(self.name)
-        return case.build(self.seed, self.buggy) if case else HEALTHY[self.name].build(self.seed)
+        of = self._of
+        return of.build(self.seed, self.buggy) if isinstance(of, Case) else of.build(self.seed)
+
+    @property
+    def _of(self) -> Case | Healthy | RandomHealthy:
+        return CASES.get(self.name) or HEALTHY.get(self.name) or by_name(self.name)
 
 
 def work(job: Job, **options: Any) -> Any:
@@ -58,7 +68,7 @@ def work(job: Job, **options: Any) -> Any:
     with quietly():
         if job.what == "metric":
             program = job.build()
-            return clean_metric(CASES[job.name], program, reported(fit(program, **options)))
+            return clean_metric(job.metric, program, reported(fit(program, **options)))
         if options:
             return verdict(partial(DISTRIBUTED[job.what], **options), job.build)
         return verdict({**OURS, **peers()}[job.what], job.build)

@@ -41,12 +41,24 @@ from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
 from lightning_rules.reproduce.restore import restore
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.activation_health import ActivationHealth
+from lightning_rules.watch.bias_variance import BiasVariance
+from lightning_rules.watch.gradient_health import GradientHealth
+from lightning_rules.watch.input_gallery import InputGallery
+from lightning_rules.watch.loss_decreases import LossDecreases
 from lightning_rules.watch.metric_audit import MetricAudit
 from lightning_rules.watch.mode_audit import ModeAudit
+from lightning_rules.watch.prediction_dynamics import PredictionDynamics
+from lightning_rules.watch.replica_drift import ReplicaDrift
+from lightning_rules.watch.selective_prediction import SelectivePrediction
+from lightning_rules.watch.update_ratio import UpdateRatio
+from lightning_rules.watch.worst_errors import WorstErrors
 
 __all__ = [
+    "ActivationHealth",
     "ActivationScaleInit",
     "BatchIndependence",
+    "BiasVariance",
     "CapacityCheck",
     "Cascade",
     "DataAudit",
@@ -59,12 +71,15 @@ __all__ = [
     "GitTagCheckpoint",
     "GradientCheck",
     "GradientClipping",
+    "GradientHealth",
+    "InputGallery",
     "InputIndependentBaseline",
     "LRFinder",
     "LabelSuspects",
     "LargestBatchSize",
     "LastLayerBiasInit",
     "LossAtInit",
+    "LossDecreases",
     "MaxNorm",
     "MetricAudit",
     "ModeAudit",
@@ -72,15 +87,20 @@ __all__ = [
     "MomentumSchedule",
     "MovingAverage",
     "OverfitOneBatch",
+    "PredictionDynamics",
     "RandomFeatures",
     "RecurrentInit",
+    "ReplicaDrift",
     "Report",
     "Rule",
     "ScheduleAudit",
     "SeedEverything",
+    "SelectivePrediction",
     "Severity",
     "StepSize",
+    "UpdateRatio",
     "WeightDecayGroups",
+    "WorstErrors",
     "check",
     "export_weights",
     "recommended",

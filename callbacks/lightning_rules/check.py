@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_rules import record
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.monitor import Monitor
 from lightning_rules.namespace import namespace_of
 from lightning_rules.preflight.gradient_check import GradientCheck
 from lightning_rules.preflight_check import PreflightCheck
@@ -23,7 +24,7 @@ from lightning_rules.untouched import untouched
 
 # What takes too long for the beginning of every fit.
 EXPENSIVE: tuple[type[Rule], ...] = (GradientCheck,)
-CHECKED = (*RECOMMENDED, *EXPENSIVE)
+CHECKED = (*(rule for rule in RECOMMENDED if not issubclass(rule, Monitor)), *EXPENSIVE)
 # What cannot be judged unless one knows how long the run will be.
 UNPLANNED = {"schedule-audit": "check was not told how long the run will be (max_epochs)"}
 
@@ -111,7 +112,9 @@ def rules_to_check(
     Raises:
         ValueError: As for :func:`check`.
     """
-    rules = [*make(CHECKED, ignore or {}, budget=None), *extra]
+    watching = {name for rule in RECOMMENDED if issubclass(rule, Monitor) for name in (rule.name, *rule.aspects)}
+    ignored = {name: reason for name, reason in (ignore or {}).items() if name not in watching}
+    rules = [*make(CHECKED, ignored, budget=None), *extra]
     known = [name for rule in rules for name in (rule.name, *rule.aspects)]
     for name in only or ():
         if name not in known:

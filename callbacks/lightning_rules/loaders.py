@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -43,6 +43,32 @@ def peek(loaders: Any, count: int, pick: Callable[[Any], T] = lambda batch: batc
     if not picked:
         raise NotApplicable("the training loader gave no batch.")
     return picked
+
+
+def are_several(loaders: Any) -> bool:
+    """Whether these are loaders in a container, whose batches a step is given together, and not one loader.
+
+    Args:
+        loaders: One loader, a list, tuple or dict of loaders, or a CombinedLoader of these. A plain list that holds
+            batches is one loader.
+    """
+    inside = getattr(loaders, "iterables", loaders)
+    if not isinstance(inside, (list, tuple, Mapping)) or not inside:
+        return False
+    return all(hasattr(loader, "dataset") for loader in (inside.values() if isinstance(inside, Mapping) else inside))
+
+
+def first_of(loaders: Any) -> Any:
+    """The first loader in these; None where there is none. As :func:`are_several`."""
+    return next(iter(each_loader(loaders)), None)
+
+
+def each_loader(loaders: Any) -> list[Any]:
+    """The loaders in these, in order; none where there are none. As :func:`are_several`."""
+    inside = getattr(loaders, "iterables", loaders)
+    if not are_several(loaders):
+        return [] if inside is None else [inside]
+    return list(inside.values()) if isinstance(inside, Mapping) else list(inside)
 
 
 def endless(loaders: Any) -> Generator[Any, None, None]:

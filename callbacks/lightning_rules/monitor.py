@@ -74,7 +74,7 @@ class Monitor(Rule):
         self._refusal = ""
         self._cadence = Cadence(self.overhead)
         self._group: list[Monitor] | None = None  # all that are active; the first alone has it
-        self._each: list[Callable[[Any], None]] = []
+        self._each: list[Monitor] = []  # those that count every batch
         self._sample: Sample | None = None
         self._sample_began = 0.0
         self._own_seconds = 0.0
@@ -140,7 +140,7 @@ class Monitor(Rule):
     def _lead(self, group: list[Monitor], monitors: list[Monitor]) -> None:
         """Be the one whose hooks serve all."""
         self._group = group
-        self._each = [one.each_batch for one in group if type(one).each_batch is not Monitor.each_batch]
+        self._each = [one for one in group if type(one).each_batch is not Monitor.each_batch]
         self._cadence.overhead = min(monitor.overhead for monitor in monitors)
         if group:
             wake(self, "on_train_batch_start", "on_train_batch_end")
@@ -158,8 +158,8 @@ class Monitor(Rule):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch; end a sample, look, and wait for the next sample where they are due."""
-        for each in self._each:
-            each(outputs)
+        for monitor in self._each:
+            monitor._guarded(monitor.each_batch, outputs)
         cadence = self._cadence
         cadence.batch_ended()
         if self._sample is not None:
@@ -198,7 +198,7 @@ class Monitor(Rule):
                 monitor._hear(trainer, [numbers[place] for numbers, _ in everywhere], last)
         if not last:
             self._group = [monitor for monitor in group if monitor._active]
-            self._each = [each for each in self._each if each.__self__._active]  # type: ignore[attr-defined]
+            self._each = [monitor for monitor in self._each if monitor._active]
             self._on_the_way = self._on_the_way if self._group == group else None
         self._cadence.agree([proposal for _, proposal in everywhere])
         self._cadence.looked(time.perf_counter() - began)

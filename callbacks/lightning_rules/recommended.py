@@ -20,8 +20,21 @@ from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
+from lightning_rules.watch.activation_health import ActivationHealth
+from lightning_rules.watch.bias_variance import BiasVariance
+from lightning_rules.watch.gradient_health import GradientHealth
+from lightning_rules.watch.input_gallery import InputGallery
+from lightning_rules.watch.loss_decreases import LossDecreases
+from lightning_rules.watch.metric_audit import MetricAudit
+from lightning_rules.watch.mode_audit import ModeAudit
+from lightning_rules.watch.prediction_dynamics import PredictionDynamics
+from lightning_rules.watch.replica_drift import ReplicaDrift
+from lightning_rules.watch.selective_prediction import SelectivePrediction
+from lightning_rules.watch.update_ratio import UpdateRatio
+from lightning_rules.watch.worst_errors import WorstErrors
 
-# Those that act come first, so that the checks see the run as it will start; then the checks, by their cost.
+# Those that act come first, so that the checks see the run as it will start; then the checks before the first step, by
+# their cost; then those that watch the run, and those that show what came of it.
 RECOMMENDED: tuple[type[Rule], ...] = (
     SeedEverything,
     LastLayerBiasInit,
@@ -35,6 +48,18 @@ RECOMMENDED: tuple[type[Rule], ...] = (
     OverfitOneBatch,
     InputIndependentBaseline,
     LabelSuspects,
+    LossDecreases,
+    GradientHealth,
+    UpdateRatio,
+    ActivationHealth,
+    ModeAudit,
+    MetricAudit,
+    ReplicaDrift,
+    BiasVariance,
+    PredictionDynamics,
+    WorstErrors,
+    SelectivePrediction,
+    InputGallery,
 )
 
 

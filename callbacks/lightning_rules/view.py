@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_rules.batches import split_batch
-from lightning_rules.loaders import peek
+from lightning_rules.loaders import each_loader, peek
 from lightning_rules.losses import LossCall, seen_losses
 from lightning_rules.namespace import namespace_of
 from lightning_rules.rule import NotApplicable
@@ -91,12 +91,7 @@ class View:
     @property
     def validation_loaders(self) -> list[Any]:
         """The run's validation loaders, in order."""
-        loaders = self.trainer.val_dataloaders
-        iterables = getattr(loaders, "iterables", loaders)  # a CombinedLoader, or what it was made of
-        if isinstance(iterables, Mapping):
-            return list(iterables.values())
-        several = isinstance(iterables, (list, tuple)) and all(hasattr(loader, "dataset") for loader in iterables)
-        return list(iterables) if several else [] if iterables is None else [iterables]
+        return each_loader(self.trainer.val_dataloaders)
 
     @contextmanager
     def step(

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import GradientClipping
-from lightning_rules.optimise.gradient_norms import gradients_of, norms_of, total_norm
+from lightning_rules.gradient_norms import gradients_of, norms_of, total_norm
 
 
 class Recurrent(L.LightningModule):

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_rules.combine.reading import Task
 from lightning_rules.combine.routing import Points, choose, evaluate, passing, screens, search, stops
 from lightning_rules.combine.scores import predicted, wilson
-from lightning_rules.combine.selective import (
+from lightning_rules.selective import (
     RiskCoverage,
     Selection,
     risk_coverage,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.combine.scores import wilson
-from lightning_rules.combine.selective import SURE, risk_bound
+from lightning_rules.selective import SURE, risk_bound
 
 CANDIDATES = {1: 400, 2: 40}  # thresholds tried a stage, by the number of stages that have one
 BEYOND = 24  # and where there are more stages, which are then tried in turn

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lightning_rules.combine.evaluation import Evaluation
-from lightning_rules.loaders import copy_of
+from lightning_rules.loaders import copy_of, first_of
 from lightning_rules.rule import NotApplicable
 from lightning_rules.untouched import untouched
 from lightning_rules.view import View
@@ -24,13 +24,13 @@ def evaluations(trainer: Any, owner: Any, test: bool) -> dict[str, Evaluation]:
     Raises:
         NotApplicable: There is no validation loader.
     """
-    loader = _first(trainer.val_dataloaders)
+    loader = first_of(trainer.val_dataloaders)
     if loader is None:
         raise NotApplicable("the run has no validation data, on which members could be compared.")
     batches = trainer.num_val_batches or [None]
     limit = batches[0] if isinstance(batches, list) else batches
     found = {"val": Evaluation(trainer, owner, loader, limit if isinstance(limit, int) else None)}
-    tested = _first(_made(trainer, owner, "test_dataloader", "test")) if test else None
+    tested = first_of(_made(trainer, owner, "test_dataloader", "test")) if test else None
     if tested is not None:
         limit = trainer.limit_test_batches
         found["test"] = Evaluation(trainer, owner, tested, limit if isinstance(limit, int) else None)
@@ -43,7 +43,7 @@ def training_batches(trainer: Any, owner: Any) -> Iterator[Any]:
     Raises:
         NotApplicable: There is no training loader, or it can be read only once.
     """
-    loader = _first(trainer.train_dataloader) or _first(_made(trainer, owner, "train_dataloader", "fit"))
+    loader = first_of(trainer.train_dataloader) or first_of(_made(trainer, owner, "train_dataloader", "fit"))
     if loader is None:
         raise NotApplicable("the run has no training loader.")
     view = View(trainer, owner)
@@ -55,15 +55,6 @@ def training_batches(trainer: Any, owner: Any) -> Iterator[Any]:
             again.__dict__["batch_sampler"] = BatchSampler(order, size, drop_last=True)
         for batch in islice(again, STATISTICS_BATCHES):
             yield view.to_device(batch)
-
-
-def _first(loaders: Any) -> Any:
-    loaders = getattr(loaders, "iterables", loaders)  # a CombinedLoader
-    if isinstance(loaders, dict):
-        loaders = list(loaders.values())
-    if isinstance(loaders, (list, tuple)):
-        return loaders[0] if loaders else None
-    return loaders
 
 
 def _made(trainer: Any, owner: Any, hook: str, stage: str) -> Any:

@@ -15,11 +15,9 @@ from lightning_rules.data import network_seen
 from lightning_rules.data.items import (
     EXAMPLES,
     FIRST,
-    are_several,
     collated,
     column,
     drawn_by,
-    first_loader,
     has_items,
     places,
     read_items,
@@ -31,6 +29,7 @@ from lightning_rules.data.items import (
 from lightning_rules.data.network_seen import Entered, LossFacts
 from lightning_rules.data.stored_inputs import Stored, rows, stored_inputs
 from lightning_rules.labels import agree_with_items, labels_of
+from lightning_rules.loaders import are_several, first_of
 from lightning_rules.rule import NotApplicable
 from lightning_rules.untouched import untouched
 from lightning_rules.view import View
@@ -151,7 +150,7 @@ class DataSeen:
         Raises:
             NotApplicable: There is no training loader, or its data can be read only once.
         """
-        loader = first_loader(self.view.trainer.train_dataloader)
+        loader = first_of(self.view.trainer.train_dataloader)
         return self._once("reading the training set", lambda: self._read("training", loader))
 
     @cached_property

@@ -56,22 +56,6 @@ def stir() -> None:
     np.random.rand(17)
 
 
-def first_loader(loaders: Any) -> Any:
-    """The first of several loaders, or the one that there is."""
-    inside = getattr(loaders, "iterables", loaders)  # a CombinedLoader
-    if not are_several(loaders):
-        return inside
-    return next(iter(inside.values())) if isinstance(inside, dict) else inside[0]
-
-
-def are_several(loaders: Any) -> bool:
-    """Whether a step is given batches of several loaders at once, and not a plain list of batches."""
-    loaders = getattr(loaders, "iterables", loaders)
-    if not isinstance(loaders, (list, tuple, dict)) or not loaders:
-        return False
-    return all(isinstance(value, DataLoader) for value in (loaders.values() if isinstance(loaders, dict) else loaders))
-
-
 def drawn_by(loader: Any) -> Tensor | None:
     """The examples that a sampler can draw, where these are not all: sorted indices."""
     times = draws(loader)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lightning_rules.figures import as_picture
+
 if TYPE_CHECKING:
     from lightning_rules.data.confident_learning import Suspect
 
 COLUMNS = 3
-SMALLEST = 6  # pixels a side; less is no picture
 
 
 def draw(suspects: list[tuple[Suspect, Tensor]], path: Path) -> bool:
@@ -52,17 +53,3 @@ def draw(suspects: list[tuple[Suspect, Tensor]], path: Path) -> bool:
     finally:
         beside.unlink(missing_ok=True)
     return True
-
-
-def as_picture(inputs: Tensor) -> Tensor | None:
-    """An input as ``[height, width]`` or ``[height, width, 3]`` with values from 0 to 1, or None if it is no image."""
-    if inputs.dim() == 3 and inputs.shape[2] not in (1, 3, 4):
-        inputs = inputs.permute(1, 2, 0)
-    if inputs.dim() == 2:
-        inputs = inputs[:, :, None]
-    if inputs.dim() != 3 or inputs.shape[2] not in (1, 3, 4) or min(inputs.shape[:2]) < SMALLEST:
-        return None
-    picture = inputs[:, :, :3].float().nan_to_num()
-    low, high = picture.min(), picture.max()
-    picture = (picture - low) / (high - low).clamp(min=1e-12)
-    return picture[:, :, 0] if picture.shape[2] == 1 else picture

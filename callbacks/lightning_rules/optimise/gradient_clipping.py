@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.namespace import namespace_of
-from lightning_rules.optimise.clip_tally import StepsSeen, Tally, judge_budget, judge_end
-from lightning_rules.optimise.clip_where import heads_of, recurrent_layers, refuse, stand_aside, stand_aside_of_shards
-from lightning_rules.optimise.gradient_norms import (
+from lightning_rules.gradient_norms import (
     clip_coefficient,
     gradients_of,
     norms_of,
@@ -21,6 +18,9 @@ from lightning_rules.optimise.gradient_norms import (
     total_norm,
     unit_coefficients,
 )
+from lightning_rules.namespace import namespace_of
+from lightning_rules.optimise.clip_tally import StepsSeen, Tally, judge_budget, judge_end
+from lightning_rules.optimise.clip_where import heads_of, recurrent_layers, refuse, stand_aside, stand_aside_of_shards
 from lightning_rules.optimise.skipped_step import on_any_rank, scale_left, skip, take_back
 from lightning_rules.rule import NotApplicable, Rule
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from lightning_rules.optimise.gradient_norms import scale_all
+from lightning_rules.gradient_norms import scale_all
 
 
 def on_any_rank(trainer: Any, flag: Tensor) -> Tensor:

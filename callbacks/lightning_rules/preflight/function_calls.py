@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lightning_rules.activation_functions import FUNCTIONS
+
 DROPOUTS: dict[Any, str] = {
     getattr(F, name): name
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 }
-RELUS: dict[Any, str] = dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6), "ReLU")
-SQUASHES: dict[Any, str] = {
-    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid, Tensor.sigmoid_, torch.sigmoid_), "sigmoid"),
-    **dict.fromkeys((torch.tanh, Tensor.tanh, F.tanh, Tensor.tanh_, torch.tanh_), "tanh"),
-}
+RELUS: dict[Any, str] = {func: "ReLU" for func, kind in FUNCTIONS.items() if kind.label in ("ReLU", "ReLU6")}
+SQUASHES: dict[Any, str] = {func: kind.label for func, kind in FUNCTIONS.items() if kind.ends is not None}
 NORMAL_DRAWS: dict[Any, str] = {
     torch.randn: "randn",
     torch.randn_like: "randn_like",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_rules.labels import labels_of
+from lightning_rules.loaders import each_loader
 from lightning_rules.reproduce.plain_values import class_path
 from lightning_rules.untouched import untouched
 
@@ -42,9 +43,7 @@ def _datasets(trainer: Any) -> list[Any]:
     if loaders is None:  # not yet; those that were given to `fit` are known all the same
         source = getattr(getattr(trainer.fit_loop, "_data_source", None), "instance", None)
         loaders = None if hasattr(source, "train_dataloader") else source
-    loaders = getattr(loaders, "iterables", loaders)  # a CombinedLoader
-    each = loaders.values() if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
-    return [getattr(loader, "dataset", loader) for loader in each if loader is not None]
+    return [getattr(loader, "dataset", loader) for loader in each_loader(loaders)]
 
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from lightning_rules.combine.selective import (
+from lightning_rules.selective import (
     risk_bound,
     risk_coverage,
     threshold_for_coverage,
