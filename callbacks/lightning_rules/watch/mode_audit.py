@@ -58,8 +58,8 @@ class ModeAudit(Monitor):
     Under DDP: Each rank looks at its own steps; what is wrong on any rank counts. Batch statistics are
         compared on the first rank, since DDP hands its own to the others; sharded weights are not compared.
 
-    Cost: A microsecond for each layer whose mode matters, at sampled batches; in one batch of each validation two
-        norms of all weights besides.
+    Cost: Microseconds for each layer whose mode matters, at sampled batches; in one batch of each validation two
+        norms of all weights besides (on one busy core 0.2 ms a sampled batch for the 20 batch norms of a ResNet-18).
 
     Example:
         >>> from lightning.pytorch import Trainer
