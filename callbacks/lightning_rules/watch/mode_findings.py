@@ -43,7 +43,7 @@ class ModesSeen:
         wrong: Those that have gone wrong.
         validations: Validation loops looked at, one batch of each.
         validated: How many layers ran in them whose mode matters.
-        validated_in_training: Names of those that ran in training mode.
+        validated_in_training: Name and class of those that ran in training mode.
         wasted: In how many validations a graph was recorded that no gradient was taken through.
         changed: Names of tensors that a validation batch changed.
         tensors: Of so many.
@@ -54,7 +54,7 @@ class ModesSeen:
     wrong: tuple[WrongLayer, ...] = ()
     validations: int = 0
     validated: int = 0
-    validated_in_training: tuple[str, ...] = ()
+    validated_in_training: tuple[tuple[str, str], ...] = ()
     wasted: int = 0
     changed: tuple[str, ...] = ()
     tensors: int = 0
@@ -77,11 +77,12 @@ def _judge_training(seen: ModesSeen) -> Iterable[Finding]:
     kinds = ", ".join(dict.fromkeys(one.kind for one in seen.wrong))
     since = min(one.since for one in seen.wrong)
     began = f"from batch {since} on" if since else "from the first batch on"
+    off, norm = "dropout is off", "a norm neither normalises by the batch nor learns its statistics"
     turned = any(one.before for one in seen.wrong)
     message = (
         f"{len(seen.wrong)} of {seen.layers} layers that matter ({kinds}: {_told([one.name for one in seen.wrong])}) "
         f"run in evaluation mode {began}{', after they were trained in training mode' if turned else ''}: "
-        f"{_consequence(seen.wrong)}."
+        f"{_consequence([one.kind for one in seen.wrong], off, norm)}."
     )
     advice = (
         "Call train() after the eval() that was called last: look where epochs end and where pictures, samples or "
@@ -95,13 +96,13 @@ def _judge_training(seen: ModesSeen) -> Iterable[Finding]:
 
 
 def _judge_validation(seen: ModesSeen) -> Iterable[Finding]:
-    names = seen.validated_in_training
+    names = [name for name, _ in seen.validated_in_training]
     if not names:
         return
+    noise, norm = "the metrics have dropout's noise", "a norm goes by the validation batch and learns from it"
     message = (
         f"{len(names)} of {seen.validated} layers that do another thing in training ({_told(names)}) ran in training "
-        "mode while validating: the metrics have dropout's noise, and batch norm normalises by the validation batch "
-        "and learns from it."
+        f"mode while validating: {_consequence([kind for _, kind in seen.validated_in_training], noise, norm)}."
     )
     advice = (
         "Take the train() out of validation_step and its hooks, or hand it back with eval(); if the noise is meant "
@@ -154,11 +155,10 @@ def _nothing_wrong(seen: ModesSeen) -> list[Finding]:
     return found
 
 
-def _consequence(wrong: Sequence[WrongLayer]) -> str:
-    norms = ["a norm neither normalises by the batch nor learns its statistics"]
-    others = ["dropout is off"]
-    kinds = {"Norm" in one.kind for one in wrong}
-    return " and ".join((others if False in kinds else []) + (norms if True in kinds else []))
+def _consequence(kinds: Sequence[str], dropout: str, norm: str) -> str:
+    """What it means for layers of these classes."""
+    norms = ["Norm" in kind for kind in kinds]
+    return " and ".join(said for said, holds in ((dropout, not all(norms)), (norm, any(norms))) if holds)
 
 
 def _told(names: Sequence[str]) -> str:
