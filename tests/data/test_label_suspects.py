@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_rules import LabelSuspects, Severity
 from lightning_rules.data.confident_learning import Suspect, Suspects, judge_suspects
 from lightning_rules.data.label_pictures import draw
-from lightning_rules.figures import as_picture
 from lightning_rules.data.label_signal import Signal, SplitSignal, Transfer, judge
+from lightning_rules.figures import as_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GENERATOR = torch.Generator().manual_seed(0)

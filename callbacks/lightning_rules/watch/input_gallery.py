@@ -68,7 +68,7 @@ class InputGallery(Monitor):
 
     Under DDP: Rank 0's batch is shown.
 
-    Cost: A copy of 16 examples and five reductions on the first batch; two thirds of a second, once, for the picture
+    Cost: A copy of 16 examples and five reductions on the first batch; a second, once, for the picture
         when the numbers have come to the host (after 16 batches or more).
 
     Example:
@@ -166,7 +166,7 @@ class InputGallery(Monitor):
         self._drawn = True
         if self.gallery is not None and self.gallery.inputs is not None and trainer.is_global_zero:
             figure = draw_gallery(self.gallery, self.names, self.normalisation)
-            save(figure, trainer.log_dir, "input_gallery")
+            save(figure, self._folder, "input_gallery")
             log_figure(trainer, "input_gallery", figure)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

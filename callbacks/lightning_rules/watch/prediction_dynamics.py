@@ -59,7 +59,7 @@ class PredictionDynamics(ValidationWatch):
     Under DDP: Rank 0's first validation batch is followed.
 
     Cost: No forward pass but one before the first step; two small operations a validation (0.05 ms on one core),
-        nothing on training batches, and a third of a second for the picture when the fit ends.
+        nothing on training batches, and half a second for the picture when the fit ends.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -40,7 +40,7 @@ class SelectivePrediction(ValidationWatch):
         Examples that a sampler repeats to fill the last batch count twice.
 
     Cost: No forward pass but one before the first step; four small operations on each validation batch (0.05 ms on one
-        core), nothing on training batches, and a third of a second for the picture when the fit ends. Five bytes an
+        core), nothing on training batches, and half a second for the picture when the fit ends. Five bytes an
         example are held during a validation, for at most 262,144 of them.
 
     Example:

@@ -110,11 +110,11 @@ class ValidationWatch(Monitor):
         if self._active and trainer.is_global_zero:
             self._guarded(self._save, trainer)
 
-    def _save(self, trainer: Any) -> None:
+    def _save(self, trainer: Any) -> None:  # rank 0 alone: `trainer.log_dir` would wait for the others
         figure = self.draw()
         if figure is not None:
             name = self.name.replace("-", "_")
-            save(figure, trainer.log_dir, name)
+            save(figure, self._folder, name)
             log_figure(trainer, name, figure)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

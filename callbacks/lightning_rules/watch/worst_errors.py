@@ -40,8 +40,8 @@ class WorstErrors(ValidationWatch):
         ranks are named, and those of rank 0 are shown. Examples that a sampler repeats to fill the last batch count
         twice.
 
-    Cost: No forward pass but one before the first step; a dozen small operations on each validation batch (0.3 ms on
-        one core), nothing on training batches, and half a second for the picture when the fit ends. At most 16 inputs
+    Cost: No forward pass but one before the first step; some thirty small operations on each validation batch (0.2 ms
+        on one core), nothing on training batches, and a second for the picture when the fit ends. At most 16 inputs
         are held.
 
     Example:
