@@ -173,7 +173,7 @@ def test_rows_of_all_kinds_of_gradients() -> None:
     parameters = [nn.Parameter(tensor) for tensor in tensors]
     stream = GradientStream(torch.optim.SGD(parameters, 0.1))
     parameters[0].grad = torch.full((2,), 1e10, dtype=torch.bfloat16)
-    parameters[2].grad = torch.sparse_coo_tensor([[1]], [[3.0, 4.0]], (4, 2))
+    parameters[2].grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([[3.0, 4.0]]), (4, 2))
     stream.add(7, 0)
     places, (block,), _ = stream.readings()
     assert places == [(7, 0)]
@@ -189,7 +189,7 @@ class Model(L.LightningModule):
     def __init__(self, net: nn.Module | None = None, loss: Any = F.cross_entropy, optimiser: Any = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net = net if net is not None else mlp()
+        self.net: Any = net if net is not None else mlp()
         self.loss, self.optimiser = loss, optimiser or (lambda parameters: torch.optim.Adam(parameters, 1e-3))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -209,7 +209,7 @@ class Manual(Model):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         loss = F.cross_entropy(self.net(batch[0]), batch[1])
-        optimizers = self.optimizers()
+        optimizers: Any = self.optimizers()
         self.manual_backward(loss)
         if (batch_idx + 1) % self.every:
             return
