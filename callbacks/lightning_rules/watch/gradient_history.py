@@ -242,8 +242,9 @@ def total(norms: Tensor) -> Tensor:
 
 
 def _totals(rows: Tensor) -> Tensor:
-    """The same of rows that end with a loss, ``[rows, 1]``."""
-    return total(rows[:, :-1])[:, None]
+    """The same of rows that end with a loss, ``[rows, 1]``; NaN where there was no gradient at all."""
+    norms = rows[:, :-1]
+    return torch.where((norms < 0).all(1), math.nan, total(norms))[:, None]
 
 
 def _known(rows: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def _non_finite(seen: GradientsSeen) -> Iterator[Finding]:
                 "takes past self.optimizers() cannot be."
             )
             yield Finding(NON_FINITE, Severity.INFO, message, evidence={"batches": seen.batches})
-        if seen.steps:
+        if seen.steps and not math.isnan(seen.norms[1]):
             early, recent = seen.norms
             went = f"their norm went from {early:.2g} to {recent:.2g}"
             message = f"{_whose(seen)} were finite at all {seen.steps} steps; {went}."
