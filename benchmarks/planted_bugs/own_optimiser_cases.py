@@ -186,24 +186,5 @@ def one_blank_crop(seed: int, buggy: bool) -> Program:
             return F.cross_entropy(self.net(x + 0.1 * ((patch - patch.mean()) / contrast).mean((1, 2, 3), True)), y)
 
     model = Model(cnn())
-    model.crop = v2.RandomCrop(6)
-    return on_digits(model, seed)
-
-
-@numerics(
-    "accuracy",
-    "non-finite-loss non-finite-gradients non-finite-activations zero-gradients",
-    (r"\bnan\b", "not finite", "non-finite", "infinite", "half", "overflow", "no gradient"),
-)
-def squares_overflow_in_half_precision(seed: int, buggy: bool) -> Program:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = cnn()[:-1], nn.Linear(256, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            features = self.body(x)
-            size = features.to(torch.float16 if buggy else torch.float32).square().sum(1, keepdim=True).float()
-            return self.head(8 * features * (size + 1e-6).rsqrt())
-
-    return on_digits(LitClassifier(Net(), 5e-3), seed, splits=digits(seed, scale="raw"))
+    model.crop = v2.RandomCrop(4)  # one of 1,800 is blank
+    return on_digits(model, seed, epochs=6)
