@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from lightning_rules.batches import leaves
 from lightning_rules.losses import SQUASHED, Kind, LossCall
-from lightning_rules.rule import NotApplicable
+from lightning_rules.rule import NotApplicable, attempt
 from lightning_rules.view import View
 
+FAILED = "the measurement failed"
 CLOSE = 1e-2  # a squashing function computed twice, in half precision too
 # How what the layer gives became what the loss was given; the first that agrees counts.
 SHAPES: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
@@ -82,12 +83,13 @@ def _find(view: View) -> AnswerPlace:
     batches: list[Any] = view.batches(1)
     if not batches:
         raise NotApplicable("the run has no training batch.")
-    try:
-        return _find_in(view, batches[0], evaluation=True)
-    except NotApplicable:
-        if any(isinstance(part, nn.SyncBatchNorm) for part in view.module.modules()):
-            raise  # it waits for the other ranks in training mode
-        return _find_in(view, batches[0], evaluation=False)
+    found, refusal = attempt(lambda: _find_in(view, batches[0], evaluation=True))
+    if found is None and not any(isinstance(part, nn.SyncBatchNorm) for part in view.module.modules()):
+        # In training mode a synchronised batch norm would wait for the other ranks.
+        found, refusal = attempt(lambda: _find_in(view, batches[0], evaluation=False))
+    if found is None:
+        raise NotApplicable(refusal.removeprefix(NotApplicable.prefix).replace(FAILED, "a step before the run failed"))
+    return found
 
 
 def _find_in(view: View, batch: Any, evaluation: bool) -> AnswerPlace:

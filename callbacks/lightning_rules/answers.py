@@ -124,6 +124,7 @@ class AnswerWatch:
         self._layer: nn.Module = view.module.get_submodule(self._found.head)
         self._ear = _Ear()
         self._handle: Any = None
+        self._expected: Tensor | None = None
 
     @property
     def kind(self) -> Kind:
@@ -147,6 +148,11 @@ class AnswerWatch:
             self._handle.remove()
         self._handle = None
         self._ear = _Ear()
+        self._expected = None
+
+    def expect(self, batch: Any) -> None:
+        """Note the targets of a batch before its step, for steps that take them out of it (``batch.pop("labels")``)."""
+        self._expected = self._target(batch)
 
     def answers(self, batch: Any) -> Answers | None:
         """What the layer gave in the step that has just run, with the targets of its batch; handed over once.
@@ -159,9 +165,11 @@ class AnswerWatch:
             or shapes do not fit.
         """
         runs, given = self._ear.take()
+        expected, self._expected = self._expected, None
         if runs != 1 or given is None:
             return None
         target = self._target(batch)
+        target = expected if target is None else target
         if target is None:
             return None
         try:

@@ -17,6 +17,7 @@ SMALLEST = 6  # pixels a side; less is no picture
 LARGEST_SIDE = 224  # pixels a side that are kept of an example
 LARGEST = 4 * 2**20  # bytes of an example; more is not kept
 TOKENS = 24  # of a sequence of whole numbers that are shown
+CURVES = 8  # channels of a sequence that are drawn as curves; more are a heat map
 POINTS = 40  # values of a vector that are drawn as bars; more are a line
 
 log = logging.getLogger("lightning_rules")
@@ -109,8 +110,7 @@ def draw_example(axes: Any, example: Tensor, scaled: bool = True) -> None:
     elif example.dim() <= 1:
         _draw_vector(axes, example.float().reshape(-1))
     else:
-        table = example.float().nan_to_num().flatten(0, -2)
-        axes.imshow(table.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
+        _draw_table(axes, example.float().nan_to_num().flatten(0, -2))
 
 
 def _draw_tokens(axes: Any, tokens: Tensor) -> None:
@@ -128,6 +128,16 @@ def _draw_vector(axes: Any, values: Tensor) -> None:
     else:
         axes.plot(values.tolist(), color=RIGHT, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_table(axes: Any, table: Tensor) -> None:
+    """Of two dimensions the longer one runs to the right: as curves where the other is short, else as a heat map."""
+    table = table if table.shape[1] >= table.shape[0] else table.T
+    if len(table) <= CURVES:
+        axes.plot(table.T.numpy(), linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    else:
+        axes.imshow(table.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
 
 
 def as_picture(inputs: Tensor, scaled: bool = True) -> Tensor | None:

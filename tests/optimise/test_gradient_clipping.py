@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import GradientClipping, Severity
+from lightning_rules.gradient_norms import clip_coefficient, norms_of, unit_coefficients
 from lightning_rules.optimise import clip_tally
 from lightning_rules.optimise.clip_tally import StepsSeen, judge_budget, judge_optimizer
-from lightning_rules.gradient_norms import clip_coefficient, norms_of, unit_coefficients
 
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 ADAM = {"cls": torch.optim.AdamW, "lr": 1e-2, "weight_decay": 0.1}

@@ -57,9 +57,9 @@ class ActivationHealth(Monitor):
         every activation, as a module or as a function (`F.relu`, `torch.tanh`, `x.sigmoid_()`, GELU, SiLU, ELU and
         others), each layer's output, and what a loss is given. Large maps are looked at in places. A unit counts as
         dead (ReLU: no input above zero; GELU and the like: so far below that no gradient passes) or saturated only if
-        it was so for every example of a window of at least 4 batches and 128 examples, or an epoch where that is less. It logs
-        `activation_dead`, `activation_saturated` and `activation_rms` for up to ten places each, and histograms of
-        what enters activations.
+        it was so for every example of a window: at least 4 batches and 128 examples, or an epoch where that is less.
+        It logs `activation_dead`, `activation_saturated` and `activation_rms` for up to ten places each, and
+        histograms of what enters activations.
         Not seen: what runs inside compiled code or fused kernels (the gates of an LSTM, attention). Gates of whole
         maps (squeeze and excitation), leaky functions, and sigmoids or tanhs that are the network's answer are left
         aside.
@@ -69,8 +69,8 @@ class ActivationHealth(Monitor):
         tanhs were saturated all the time in two windows in a row (warning). `constant-outputs`: in three looks in a
         row what the loss was given was the same for all examples, their targets were not, and differences did not grow
         (warning). `exploding-activations`: a hidden layer's output is a thousand times larger than over the first
-        batches (warning). `non-finite-activations`: the loss is not finite; the first layer, in the order in which
-        they run, whose output is not finite is named (error).
+        batches, and the loss no smaller (warning). `non-finite-activations`: the loss is not finite; the first layer,
+        in the order in which they run, whose output is not finite is named (error).
 
     Under DDP: Each rank watches its own batches; a unit that lives on one of them lives.
 
@@ -190,7 +190,7 @@ class ActivationHealth(Monitor):
             self._take_units(Place(*place), kind, hidden, Tally(numbers, samples, examples), first)
         self._sizes.take(
             [
-                (number, dict(zip(names, sizes.tolist(), strict=True)), _number(loss))
+                (number, dict(zip(names, sizes.tolist(), strict=True)), None if loss is None else float(loss))
                 for number, names, sizes, loss in rows
             ]
         )
@@ -290,7 +290,3 @@ def _spread(values: Mapping[K, V]) -> dict[K, V]:
 
 def _label(place: Place) -> str:
     return (place.name or "forward") + (f".{place.call}" if place.call else "")
-
-
-def _number(value: Tensor | None) -> float | None:
-    return None if value is None else float(value)

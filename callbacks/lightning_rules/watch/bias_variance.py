@@ -243,7 +243,7 @@ def judge_ranks(ranks: Sequence[RankSeen], human_error: float | None, monitor: s
         verdict = judge_errors(errors, human_error)
     else:
         why_not = next((rank.why_not for rank in ranks if rank.why_not), "")
-        message = f"{why_not} No pair of logged metrics differs only by train and val either."
+        message = f"{why_not.rstrip(': .')}. No pair of logged metrics differs only by train and val either."
         verdict = Finding("bias-variance", Severity.INFO, message)
     return [verdict] if overfitting is None else [overfitting, verdict]
 

@@ -42,11 +42,8 @@ def frames_compiled() -> int:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    return (
-        getattr(part, "_compiled_call_impl", None) is not None
-        or isinstance(part, torch._dynamo.eval_frame.OptimizedModule)
-        or isinstance(part, torch.jit.ScriptModule)
-    )
+    compiled = (torch._dynamo.eval_frame.OptimizedModule, torch.jit.ScriptModule)
+    return isinstance(part, compiled) or getattr(part, "_compiled_call_impl", None) is not None
 
 
 def _is_compiled_function(value: Any) -> bool:
@@ -56,7 +53,7 @@ def _is_compiled_function(value: Any) -> bool:
 
 def _reachable(module: nn.Module) -> Iterator[Any]:
     """What the parts' instances and classes hold, and the names that are global where these were written."""
-    parts = list(module.modules())
+    parts = [module, *(part for _, part in outside_compiled(module))]
     classes = {base for part in parts for base in type(part).__mro__ if base not in (object, nn.Module)}
     for part in parts:
         yield from vars(part).values()

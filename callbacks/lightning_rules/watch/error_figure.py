@@ -33,7 +33,7 @@ def draw(errors: Errors, mistakes: Sequence[Mistake], inputs: Tensor | None, nam
     bars = not regression and bool(errors.pairs or any(errors.false_negatives))
     height = 1.75 * rows + (2.9 if bars or not rows else 0) + 0.5
     what = "Largest residuals" if regression else "Most confident mistakes"
-    figure = new_figure(8.4, height, f"{what} of the last validation ({errors.examples:,} examples)")
+    figure = new_figure(8.4, height, f"{what} of the last validation ({errors.examples:,} answers)")
     parts = figure.subfigures(2, 1, height_ratios=(1.75 * rows, 2.9)) if rows and bars else [figure, figure]
     grid = parts[0].subplots(rows, COLUMNS, squeeze=False).flat if rows else ()
     for place, axes in enumerate(grid):
@@ -53,10 +53,12 @@ def draw(errors: Errors, mistakes: Sequence[Mistake], inputs: Tensor | None, nam
 
 def _caption(mistake: Mistake, errors: Errors, called: list[str]) -> str:
     if errors.kind in ("mean", "median"):
+        if errors.outputs > 1:
+            return f"example {mistake.index}\nmean residual {mistake.size:.3g}"
         return f"example {mistake.index}\nsays {mistake.said:.3g}, right {mistake.right:.3g}"
-    if not errors.pairs:  # several yes and no: the class, and whether it is there
-        there = "is there" if mistake.right else "is not there"
-        return f"example {mistake.index}, {mistake.size:.1%} sure\n{name_of(called, int(mistake.said))} {there}"
+    if errors.several:
+        fault = "misses" if mistake.right else "wrongly says"
+        return f"example {mistake.index}, {mistake.size:.1%} sure\n{fault} {name_of(called, int(mistake.said))}"
     said, right = name_of(called, int(mistake.said)), name_of(called, int(mistake.right))
     return f"example {mistake.index}, {mistake.size:.1%} sure\nsays {said}, labelled {right}"
 

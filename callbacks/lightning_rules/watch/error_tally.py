@@ -66,6 +66,7 @@ class Errors:
         members: By class: how many there are of it.
         pairs: The costliest confusions; empty where answers are several yes and no.
         mistakes: The most confident mistakes, the worst first.
+        outputs: How many values a row of the answers has.
     """
 
     kind: Kind
@@ -76,6 +77,12 @@ class Errors:
     members: list[int] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
+    outputs: int = 1
+
+    @property
+    def several(self) -> bool:
+        """Whether an answer is several yes and no at once."""
+        return self.kind == "sigmoid" and self.outputs > 1
 
     @property
     def cost(self) -> float:
@@ -93,6 +100,7 @@ class ErrorTally:
     def __init__(self, first: Answers) -> None:
         self.kind = first.kind
         self.one = first.kind == "sigmoid" and first.outputs.shape[1] == 1
+        self.outputs = first.outputs.shape[1]
         self.classes = 0 if first.regression else 2 if self.one else first.outputs.shape[1]
         device = first.outputs.device
         self.by_class = torch.zeros(3, self.classes, device=device, dtype=torch.long)
@@ -174,7 +182,7 @@ class ErrorTally:
 
     def readings(self) -> dict[str, Any]:
         """What was counted, still on the device."""
-        names = ("kind", "classes", "by_class", "count", "cost", "totals", "worst", "inputs")
+        names = ("kind", "outputs", "classes", "by_class", "count", "cost", "totals", "worst", "inputs")
         return {name: getattr(self, name) for name in names}
 
 
@@ -191,7 +199,8 @@ def read(readings: dict[str, Any]) -> Errors:
     mistakes = [Mistake(int(index), size, said, right) for size, index, said, right in worst if size > 0]
     positives, negatives, members = readings["by_class"].tolist()
     examples, wrong = readings["totals"].tolist()
-    return Errors(readings["kind"], int(examples), wrong, positives, negatives, members, pairs, mistakes)
+    kind, outputs = readings["kind"], readings["outputs"]
+    return Errors(kind, int(examples), wrong, positives, negatives, members, pairs, mistakes, outputs)
 
 
 def together(ranks: Sequence[Errors]) -> Errors:
@@ -208,8 +217,14 @@ def together(ranks: Sequence[Errors]) -> Errors:
         first.kind,
         sum(rank.examples for rank in ranks),
         sum(rank.wrong for rank in ranks),
-        *([sum(numbers) for numbers in zip(*(getattr(rank, name) for rank in ranks), strict=True)]
-          for name in ("false_positives", "false_negatives", "members")),
+        _added([rank.false_positives for rank in ranks]),
+        _added([rank.false_negatives for rank in ranks]),
+        _added([rank.members for rank in ranks]),
         sorted(pairs.values(), key=lambda pair: -pair.cost),
         mistakes[:KEPT],
-    )  # fmt: skip
+        first.outputs,
+    )
+
+
+def _added(counts: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(numbers) for numbers in zip(*counts, strict=True)]

@@ -119,7 +119,8 @@ class GradientHealth(Monitor):
         parameters = stream.parameters
         if not parameters:
             return
-        by_norm = trainer.gradient_clip_val and "value" not in str(trainer.gradient_clip_algorithm)
+        own_clipping = not _is_ours(type(module).configure_gradient_clipping)
+        by_norm = trainer.gradient_clip_val and "value" not in str(trainer.gradient_clip_algorithm) and not own_clipping
         facts = {
             "label": f"optimiser {place}" if len(trainer.optimizers) > 1 else "",
             "scaled": scaler is not None,
@@ -241,9 +242,13 @@ def layers_of(names: Sequence[str]) -> list[str]:
 def _others_may_clear(trainer: Any, module: Any) -> bool:
     """Whether somebody else acts when a backward pass begins, after this rule has looked."""
     others = [callback for callback in trainer.callbacks if not isinstance(callback, Monitor)]
-    ours = ("lightning", "pytorch_lightning", "lightning_rules")
     hooks = [type(one).on_before_backward for one in (*others, module)] + [type(module).backward]
-    return any(hook.__module__.partition(".")[0] not in ours for hook in hooks)
+    return not all(map(_is_ours, hooks))
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook is Lightning's or of this package, not the user's."""
+    return hook.__module__.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_rules")
 
 
 def _raise(error: Exception) -> None:

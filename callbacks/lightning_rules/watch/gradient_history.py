@@ -163,7 +163,7 @@ class GradientHistory:
         if self.facts.get("clip") is not None:
             late = torch.arange(self.steps, self.steps + len(steps)) >= CLIPPED_FROM
             self.above += int(((total(norms) > self.facts["clip"]) & late).sum())
-        rows = torch.cat([norms.clamp(min=0).double(), losses.double()[:, None]], 1)
+        rows = torch.cat([norms.double(), losses.double()[:, None]], 1)
         for place, fine in enumerate(norms.isfinite().all(1).tolist()):
             self.bad_run = 0 if fine else self.bad_run + 1
             self.bad += not fine
@@ -186,20 +186,22 @@ class GradientHistory:
 
     def seen(self) -> GradientsSeen:
         """The numbers of now."""
-        early, recent = _medians(self.early), _medians(self.recent)
-        largest = torch.where(self.early.isfinite(), self.early, 0.0).amax(0) if len(self.early) else early
+        early, recent = _medians(_known(self.early)).tolist(), _medians(_known(self.recent)).tolist()
+        known = torch.where(self.early.isfinite(), self.early, 0.0).clamp(min=0)
+        largest = known.amax(0).tolist() if len(known) else early
+        weights, present, moved = self.weights.tolist(), self.present.tolist(), self.moved.tolist()
         parameters = [
             ParameterSeen(
                 self.names[place],
                 self.elements[place],
                 self.dimensions[place] > 1,
                 self.tables[place],
-                float(self.weights[place]),
-                float(early[place]),
-                float(largest[place]),
-                float(recent[place]),
-                int(self.present[place]),
-                int(self.moved[place]),
+                weights[place],
+                early[place],
+                largest[place],
+                recent[place],
+                present[place],
+                moved[place],
             )
             for place in sorted(range(len(self.names)), key=lambda place: self.order[place])
         ]
@@ -207,7 +209,7 @@ class GradientHistory:
             steps=self.steps,
             parameters=tuple(parameters),
             norms=(float(_medians(_totals(self.early))), float(_medians(_totals(self.recent)))),
-            losses=(float(early[-1]), float(recent[-1])),
+            losses=(early[-1], recent[-1]),
             bad=self.bad,
             bad_run=self.bad_run,
             first_bad=self.first_bad,
@@ -242,6 +244,12 @@ def total(norms: Tensor) -> Tensor:
 def _totals(rows: Tensor) -> Tensor:
     """The same of rows that end with a loss, ``[rows, 1]``."""
     return total(rows[:, :-1])[:, None]
+
+
+def _known(rows: Tensor) -> Tensor:
+    """Rows that end with a loss, with NaN where there was no gradient."""
+    norms = rows[:, :-1]
+    return torch.cat([torch.where(norms < 0, math.nan, norms), rows[:, -1:]], 1)
 
 
 def _medians(rows: Tensor) -> Tensor:

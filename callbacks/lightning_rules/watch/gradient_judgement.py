@@ -114,8 +114,8 @@ def _cure(first: BadStep) -> str:
         return f"They had grown {first.grown:.0f}-fold since the start: lower the learning rate, or clip the gradients."
     if first.loss is not None and math.isfinite(first.loss):
         return (
-            f"The loss is finite and its derivative is not: look near `{first.nearest}` for sqrt, norm, log, a power or "
-            "a division at 0, and add a small epsilon inside."
+            f"The loss is finite and its derivative is not: look near `{first.nearest}` for sqrt, norm, log, a power "
+            "or a division at 0, and add a small epsilon inside."
         )
     return (
         "Look for NaN in this batch and for log or exp of extreme outputs; if there is none, lower the learning rate."
@@ -175,10 +175,10 @@ def _shallow(seen: GradientsSeen, evidence: dict[str, float | int | str]) -> Ite
     if len(weights) < 3:
         return
     last, first = weights[-1], weights[: max(1, len(weights) // 4)]
-    ratio = max(
-        max(_relative(one.early, one, last.early, last), _relative(one.recent, one, last.recent, last)) for one in first
-    )
-    if not ratio < SHALLOW:
+    ratios = [_relative(one.early, one, last.early, last) for one in first]
+    ratios += [_relative(one.recent, one, last.recent, last) for one in first]
+    ratio = max(ratios)
+    if any(map(math.isnan, ratios)) or ratio >= SHALLOW:
         return
     message = (
         f"In relation to the weights the gradient of `{first[0].name}` is {ratio:.1e} of that of `{last.name}`, and "

@@ -117,7 +117,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def names_of(module: nn.Module, parameters: Sequence[Tensor]) -> list[str]:
     """What the module calls these parameters."""
-    known = {id(parameter): name for name, parameter in module.named_parameters()}
+    known = {id(parameter): name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
     return [known.get(id(parameter), f"parameter {place}") for place, parameter in enumerate(parameters)]
 
 

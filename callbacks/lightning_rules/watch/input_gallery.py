@@ -231,4 +231,6 @@ def said_of(target: Tensor, names: list[str]) -> str:
     if target.dim() == 1 and bool(((target == 0) | (target == 1)).all()):
         there = [name_of(names, place) for place in target.nonzero().flatten().tolist()]
         return ", ".join(there[:3]) + (" …" if len(there) > 3 else "") if there else "none"
+    if target.dim() == 1 and not target.is_floating_point():
+        return " ".join(str(value) for value in target[:6].tolist()) + " …"
     return f"target of {' × '.join(str(side) for side in target.shape)}"

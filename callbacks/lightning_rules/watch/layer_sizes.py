@@ -49,13 +49,15 @@ class LayerSizes:
     Attributes:
         first: Each layer's values over the first samples.
         now: Each layer's median over the samples of the last look, in the order in which they ran.
-        beyond: In how many looks in a row each layer was beyond bounds.
+        losses: The losses of the first samples.
+        beyond: In how many looks in a row each layer was beyond bounds, and the loss no smaller than at first.
         broken: First layer that was not finite, and its batch; None for none.
         good: The last finite sample's batch.
     """
 
     first: dict[str, list[float]] = field(default_factory=dict)
     now: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
     beyond: dict[str, int] = field(default_factory=dict)
     broken: tuple[str, int] | None = None
     good: int | None = None
@@ -69,11 +71,13 @@ class LayerSizes:
             return
         names = list(rows[-1][1])
         self.now = {name: median([sizes[name] for _, sizes, _ in rows if name in sizes]) for name in names}
+        losses = [loss for _, _, loss in rows if loss is not None]
+        learns = bool(losses and self.losses) and median(losses) < median(self.losses)
         known = [self.before(name) for name in names[:-1] if name in self.first]
         usual = median(known) if known else 0.0
         for name in names[:-1]:  # the last layer gives the answer, whose scale the targets set
             far = name in self.first and self.now[name] > GROWTH * max(self.before(name), usual) > 0
-            self.beyond[name] = self.beyond.get(name, 0) + 1 if far else 0
+            self.beyond[name] = self.beyond.get(name, 0) + 1 if far and not learns else 0
 
     def before(self, name: str) -> float:
         """A layer's size at the beginning."""
@@ -87,6 +91,8 @@ class LayerSizes:
             return
         if bad is None:
             self.good = batch
+            if loss is not None and len(self.losses) < FIRST:
+                self.losses.append(loss)
             for name, size in sizes.items():
                 known = self.first.setdefault(name, [])
                 if len(known) < FIRST:
@@ -94,7 +100,7 @@ class LayerSizes:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"first": dict(self.first), "beyond": dict(self.beyond), "good": self.good}
+        return {"first": dict(self.first), "losses": list(self.losses), "beyond": dict(self.beyond), "good": self.good}
 
     def seen(self, weights: bool) -> SizesSeen:
         """For the judgement."""
@@ -130,5 +136,7 @@ def _broken(seen: SizesSeen) -> Finding:
     if seen.weights:
         advice = "Look at what enters it and at what it computes: overflow, a division or a logarithm of 0."
     else:
-        advice = "An update has spoilt the weights: lower the learning rate, clip gradients, skip batches that are not finite."
+        advice = (
+            "An update has spoilt the weights: lower the learning rate, clip gradients, and skip what is not finite."
+        )
     return Finding(NON_FINITE, Severity.ERROR, message, advice, {"batch": seen.batch, "weights_finite": seen.weights})

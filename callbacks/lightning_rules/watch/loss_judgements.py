@@ -16,7 +16,8 @@ PLAN_SHARE = 2 / 3  # of the planned batches, and something should have been lea
 LONG = 500  # so many batches are enough,
 LONG_SHARE = 0.2  # or this share of them,
 LONGEST = 2000  # but never more than so many
-NOTHING = 0.01  # of the prior's loss: an advantage below this is none
+HARDLY = 0.001  # of the prior's loss: less than that is no advantage over it
+STILL = 0.01  # of the loss: it has not moved by less
 SURE = 2.0  # standard errors
 CLEAR = 5.0
 ABOVE = 1.5  # times the start and the prior's loss, for a whole third of the run: it diverges
@@ -118,7 +119,8 @@ def _advice_not_finite(history: LossHistory) -> str:
     if not history.before:
         return "Look for NaN in the inputs, a logarithm of zero or a division by zero on the way to the loss."
     return (
-        "Look at that batch for NaN or empty targets, and for log, sqrt or a division at zero on the way to the loss."
+        "Look at that batch and the one before for NaN or empty targets, and for a logarithm, a root or a division at "
+        "zero: the gradient of a root is infinite there even where the loss is finite."
     )
 
 
@@ -129,7 +131,7 @@ def judge_constant(seen: LossesSeen) -> Finding | None:
     if len(values) > 1 or not any(values):
         return None
     message = f"The training loss has been exactly {history.first[0]:.6g} at each of {history.losses} batches."
-    advice = "Look for a clamp, a rounding or a detach between the network's output and the returned loss."
+    advice = "Look for a clamp, a rounding, a detach or a factor of zero between the network and the returned loss."
     evidence = {"loss": history.first[0], "batches": history.losses}
     return Finding("no-progress", Severity.ERROR, message, advice, evidence)
 
@@ -188,11 +190,10 @@ def judge_progress(seen: LossesSeen, curve: Curve) -> Finding | None:
     if prior is None or history.losses < _enough_to_learn(seen.planned):
         return None
     late = curve.thirds[2]
-    gap = prior.mean - late
-    noise = SURE * math.hypot(curve.error, prior.error)
-    better = gap > min(noise, NOTHING * prior.mean) and gap > SURE * curve.error
-    if better or curve.falls or curve.thirds[1] - late > SURE * 2**0.5 * curve.error:
+    worth = max(HARDLY * prior.mean, 0.5 * curve.error) - prior.error
+    if prior.mean - late > worth or curve.falls or curve.thirds[1] - late > SURE * 2**0.5 * curve.error:
         return None
+    noise = SURE * math.hypot(curve.error, prior.error)
     how, advice = _standstill(seen, curve, prior, noise)
     message = (
         f"{how}: {late:.4g} over the last third of {history.losses} batches, {curve.start:.4g} at the start, and "
@@ -212,7 +213,7 @@ def _standstill(seen: LossesSeen, curve: Curve, prior: PriorLoss, noise: float) 
     if max(*history.means, history.highest_spike) > ABOVE * max(curve.start, prior.mean):
         how = "The training loss jumped up and then made no progress"
         return how, "Lower the learning rate tenfold and more, or warm it up; normalise the inputs; clip gradients."
-    if late > prior.mean + noise and abs(late - curve.start) < max(noise, NOTHING * late):
+    if late > prior.mean + noise and abs(late - curve.start) < max(noise, STILL * late):
         how = "The training loss has not moved from where it started"
         return how, (
             "Raise the learning rate, and see whether the optimiser has the parameters, gradients reach them, and the "

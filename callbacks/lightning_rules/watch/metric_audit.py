@@ -77,7 +77,6 @@ class MetricAudit(Monitor):
         super()._forget()
         self._number = 0  # of validations
         self._monitored: tuple[str, ...] = ()
-        self._steps: tuple[str, ...] = ()
         self._padding: tuple[int, int] | None = None
         self._validations: tuple[Validation, ...] = ()
         self._values: dict[str, float] = {}
@@ -153,7 +152,6 @@ class MetricAudit(Monitor):
             return
         self._watch.detach()
         fresh = {name: value.clone() for name, value in metrics.items() if value is not self._before.get(name)}
-        self._steps = _step_names(trainer)
         reading = self._collected.reading({name: value for name, value in fresh.items() if value.numel() == 1})
         self._fresh = self._fresh if reading is None else [*self._fresh[-KEPT:], reading]
         self._collected, self._before = None, {}
@@ -168,22 +166,32 @@ class MetricAudit(Monitor):
         fresh, values = readings
         self._validations = (*self._validations, *map(summary, fresh))[-KEPT:]
         self._values = {name: float(value) for name, value in values.items()}
-        return MetricsSeen(self._validations, self._monitored, self._steps, self._values, self._padding)
+        return MetricsSeen(self._validations, self._monitored, self._values, self._padding)
 
     def judge(self, ranks: Sequence[MetricsSeen]) -> list[Finding]:
         """See :func:`metric_findings.judge`."""
         return judge(ranks)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave no hook behind, whatever has happened."""
+    def _take_off(self) -> None:
+        """Leave no hook on the module."""
         if self._watch is not None:
             self._watch.detach()
         self._let_go()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave no hook behind in a run that fails."""
+        self._take_off()
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave no hook behind."""
+        self._take_off()
         super().teardown(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:
         """The validations that are remembered, and how many there were."""
-        kept = [asdict(one) for one in self._validations]
+        seen = (*self._validations, *map(summary, self._fresh))
+        kept = [asdict(one) for one in seen[-KEPT:]]
         return {**super().state_dict(), "number": self._number, "validations": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -195,12 +203,6 @@ class MetricAudit(Monitor):
 
 def _restored(values: Mapping[str, Any]) -> Validation:
     return Validation(**{**values, "sums": {name: Sums(**sums) for name, sums in values["sums"].items()}})
-
-
-def _step_names(trainer: Any) -> tuple[str, ...]:
-    """Metrics that were logged for each step, on purpose."""
-    logged = (getattr(one, "meta", None) for one in (getattr(trainer, "_results", None) or {}).values())
-    return tuple(meta.forked_name(on_step=True) for meta in logged if meta is not None and meta.on_step)
 
 
 def _padding(loaders: Sequence[Any]) -> tuple[int, int] | None:

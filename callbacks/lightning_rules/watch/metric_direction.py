@@ -22,7 +22,7 @@ SMALLER_IS_BETTER = {
 }  # fmt: skip
 # Words that turn a metric round, or may.
 TURNED = {
-    "neg", "negative", "minus", "inv", "inverse", "inverted", "non", "not", "one", "1", "complement", "margin",
+    "neg", "negative", "minus", "inv", "inverse", "inverted", "non", "not", "complement", "margin",
     "gap", "diff", "drop",
 }  # fmt: skip
 
@@ -63,9 +63,9 @@ def _schedulers(trainer: Any) -> Iterator[Watcher]:
 
 def direction(metric: str) -> tuple[Mode, str] | None:
     """Whether smaller or larger is better, and the word in the name that says so; None where it does not tell."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", metric).lower()
-    words = [word for word in re.split(r"[^a-z0-9]+", apart) if word]
-    if TURNED & set(words):
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", metric)
+    words = [word for text in (apart, metric) for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+    if TURNED & set(words) or re.search(r"(?<![a-z0-9])1 ?-", metric.lower()):
         return None
     stems = [word if word in LARGER_IS_BETTER else word.rstrip("0123456789") for word in words]
     up = [word for word in stems if word in LARGER_IS_BETTER]

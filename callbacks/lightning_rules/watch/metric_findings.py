@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.watch.metric_numbers import Validation, forms, pooled
@@ -20,6 +21,8 @@ APART = 50 * SAME  # what differs by more is another number
 TWICE = 2  # validations that have to say the same
 FAR = 5.0  # standard errors
 GROSS = 0.05  # of accuracy
+Evidence = dict[str, float | int | str | bool | None]
+Form = Callable[[float], float]
 ACCURACY = re.compile(r"((val|valid|validation|eval|dev)[_/.-]?)?(acc|accuracy)([_/.-]epoch)?", re.IGNORECASE)
 
 
@@ -30,22 +33,19 @@ class MetricsSeen:
     Attributes:
         validations: Those that were audited, oldest first.
         monitored: Names of metrics that a callback or scheduler waits for.
-        steps: Names that report single batches on purpose.
         values: The monitored metrics after the last validation, by name.
         padding: How many examples a validation counts twice, so that all ranks have equally many; of how many.
     """
 
     validations: tuple[Validation, ...] = ()
     monitored: tuple[str, ...] = ()
-    steps: tuple[str, ...] = ()
     values: dict[str, float] = field(default_factory=dict)
     padding: tuple[int, int] | None = None
 
 
 def judge(ranks: Sequence[MetricsSeen]) -> list[Finding]:
     """Findings on the metrics of all ranks."""
-    names = [one for one in _names(ranks) if one not in ranks[0].steps or one in ranks[0].monitored]
-    found = [finding for name in names for finding in _judge_metric(name, ranks)]
+    found = [finding for name in _names(ranks) for finding in _judge_metric(name, ranks)]
     return [*found, *_judge_ranks(ranks), *_judge_padding(ranks[0])]
 
 
@@ -84,7 +84,6 @@ class _Match:
 
     reported: float
     whole: float
-    last: float
     is_whole: bool
     is_last: bool
     is_mean: bool
@@ -94,41 +93,35 @@ class _Match:
     rows: float
 
     @classmethod
-    def of(cls, run: Sequence[Validation], name: str, statistic: str, function: object) -> _Match:
-        form: object = function
-        assert callable(form)
+    def of(cls, run: Sequence[Validation], name: str, statistic: str, form: Form) -> _Match:
+        """One validation as all ranks saw it; a metric may be a rank's own, pooled, or averaged over ranks."""
         own = run[0]
-        sums = own.sums[statistic]
-        whole, last = pooled(run, statistic, False), pooled(run, statistic, True)
-        wholes = [whole, *(pooled([one], statistic, False) for one in run)]
-        wholes.append(sum(wholes[1:]) / len(run))
-        lasts = [last, *(pooled([one], statistic, True) for one in run)]
-        lasts.append(sum(lasts[1:]) / len(run))
-        means = [sums.mean_of_batches, sum(one.sums[statistic].mean_of_batches for one in run) / len(run)]
-        reported = own.reported[name]
-        hit = [one for one in lasts if _is(form, one, reported)]
-        taken = hit[0] if hit else last
+        reported, sums = own.reported[name], own.sums[statistic]
+        wholes = _over_ranks(run, statistic, last=False)
+        lasts = _over_ranks(run, statistic, last=True)
+        means = [sums.mean_of_batches, fmean(one.sums[statistic].mean_of_batches for one in run)]
+        last = next((one for one in lasts if same(_formed(form, one), reported)), lasts[0])
         return cls(
             reported=reported,
-            whole=_safely(form, whole),
-            last=_safely(form, taken),
-            is_whole=any(_is(form, one, reported) for one in wholes),
-            is_last=bool(hit),
-            is_mean=any(_is(form, one, reported) for one in means),
-            telling=not same(taken, whole, APART) and not ("accuracy" in statistic and taken in (0.0, 1.0)),
+            whole=_formed(form, wholes[0]),
+            is_whole=any(same(_formed(form, one), reported) for one in wholes),
+            is_last=same(_formed(form, last), reported),
+            is_mean=any(same(_formed(form, one), reported) for one in means),
+            telling=not same(last, wholes[0], APART) and not ("accuracy" in statistic and last in (0.0, 1.0)),
             batches=own.batches,
             last_rows=own.last_rows,
             rows=own.rows,
         )
 
 
-def _safely(form: object, value: float) -> float:
-    assert callable(form)
-    return float(form(value)) if math.isfinite(value) and value >= 0 else math.nan
+def _over_ranks(run: Sequence[Validation], statistic: str, last: bool) -> list[float]:
+    """The mean over all ranks' rows, rank 0's own, and the mean of the ranks' means."""
+    each = [pooled([one], statistic, last) for one in run]
+    return [pooled(run, statistic, last), each[0], fmean(each)]
 
 
-def _is(form: object, value: float, reported: float) -> bool:
-    return same(_safely(form, value), reported)
+def _formed(form: Form, value: float) -> float:
+    return form(value) if math.isfinite(value) and value >= 0 else math.nan
 
 
 def _of_whole(name: str, form: str, matches: Sequence[_Match]) -> Finding | None:
@@ -155,7 +148,7 @@ def _of_last(name: str, form: str, matches: Sequence[_Match]) -> Finding | None:
         "Log it in validation_step with self.log(..., on_step=False, on_epoch=True), or collect all batches (a "
         "torchmetrics object does) before it is logged at the end of the epoch."
     )
-    evidence = {"metric": name, "reported": one.reported, "whole": one.whole, "last_rows": one.last_rows}
+    evidence: Evidence = {"metric": name, "reported": one.reported, "whole": one.whole, "last_rows": one.last_rows}
     return Finding(LAST_BATCH, Severity.ERROR, message, advice, evidence)
 
 
@@ -223,7 +216,7 @@ def _judge_ranks(ranks: Sequence[MetricsSeen]) -> Iterable[Finding]:
                 "each of them knows its own share of the validation set only."
             )
             advice = f"Log `{name}` with sync_dist=True, or log a torchmetrics object, which sums over the ranks."
-            evidence: dict[str, float | str] = {"metric": name, "lowest": min(values), "highest": max(values)}
+            evidence: Evidence = {"metric": name, "lowest": min(values), "highest": max(values)}
             yield Finding(UNSYNCHRONISED, Severity.WARNING, message, advice, evidence)
 
 

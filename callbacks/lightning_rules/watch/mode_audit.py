@@ -55,8 +55,8 @@ class ModeAudit(Monitor):
         batch than before (``validation-changes-the-model``); a validation batch records a graph that no gradient is
         taken through (``gradients-in-validation``).
 
-    Under DDP: Each rank looks at its own steps; what is wrong on any rank counts. With sharded parameters the
-        weights are not compared.
+    Under DDP: Each rank looks at its own steps; what is wrong on any rank counts. Batch statistics are
+        compared on the first rank, since DDP hands its own to the others; sharded weights are not compared.
 
     Cost: A microsecond for each layer whose mode matters, at sampled batches; in one batch of each validation two
         norms of all weights besides.
@@ -135,7 +135,7 @@ class ModeAudit(Monitor):
 
     def _open_validation(self, trainer: Any, module: Any) -> None:
         if self._modes is not None and self._graph is not None:
-            self._unchanged = None if shards(trainer) else Unchanged(module)
+            self._unchanged = None if shards(trainer) else Unchanged(module, statistics=trainer.is_global_zero)
             self._graph.attach()
             self._modes.attach()
 
@@ -183,12 +183,21 @@ class ModeAudit(Monitor):
         """See :func:`mode_findings.judge`."""
         return judge(ranks)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave no hook behind, whatever has happened."""
+    def _take_off(self) -> None:
+        """Leave no hook on the module."""
         if self._modes is not None and self._graph is not None:
             self._modes.detach()
             self._graph.detach()
         self._let_go()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave no hook behind in a run that fails."""
+        self._take_off()
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave no hook behind."""
+        self._take_off()
         super().teardown(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def _judge_training(seen: ModesSeen) -> Iterable[Finding]:
     turned = any(one.before for one in seen.wrong)
     message = (
         f"{len(seen.wrong)} of {seen.layers} layers that matter ({kinds}: {_told([one.name for one in seen.wrong])}) "
-        f"run in evaluation mode {began}{', after they were trained in training mode' if turned else ''}: dropout is "
-        "off, and batch norm neither normalises by the batch nor learns its statistics."
+        f"run in evaluation mode {began}{', after they were trained in training mode' if turned else ''}: "
+        f"{_consequence(seen.wrong)}."
     )
     advice = (
         "Call train() after the eval() that was called last: look where epochs end and where pictures, samples or "
@@ -152,6 +152,13 @@ def _nothing_wrong(seen: ModesSeen) -> list[Finding]:
         )
         found.append(Finding(VALIDATION, Severity.OK, message, evidence={"layers": seen.validated}))
     return found
+
+
+def _consequence(wrong: Sequence[WrongLayer]) -> str:
+    norms = ["a norm neither normalises by the batch nor learns its statistics"]
+    others = ["dropout is off"]
+    kinds = {"Norm" in one.kind for one in wrong}
+    return " and ".join((others if False in kinds else []) + (norms if True in kinds else []))
 
 
 def _told(names: Sequence[str]) -> str:

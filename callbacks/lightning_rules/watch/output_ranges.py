@@ -77,8 +77,6 @@ def judge(ranks: Sequence[Mapping[str, OutputsSeen]]) -> list[Finding]:
             f"Since batch {seen[0].begun} at the latest, what {losses[0]} is given has been the same for all examples "
             f"(at most {evidence['range']:.1g} apart), while their targets differ: the inputs have no say."
         )
-        advice = (
-            "Look for dead or saturated units before the last layer, a rate too high, or inputs that are all alike."
-        )
+        advice = "Look for dead units before the last layer, a learning rate too high, or inputs that are all alike."
         return [Finding(CONSTANT, Severity.WARNING, message, advice, evidence)]
     return [Finding(CONSTANT, Severity.OK, "The network's outputs differ between examples.", "", evidence)]

@@ -193,9 +193,8 @@ def judge_course(course: Course | None) -> list[Finding]:
     flipped = int((late[1:] != late[:-1]).any(0).sum())
     forgotten = int((course.right[:-1].any(0) & ~course.right[-1]).sum())
     message = (
-        f"Of {examples} examples followed over {times} validations {never} were never answered rightly, {flipped} "
-        f"still changed between right and wrong in the last {len(late)} validations, and {forgotten} were right once "
-        "and are wrong at the end."
+        f"Examples followed over {times} validations: {examples}; never answered rightly: {never}; still changing "
+        f"between right and wrong in the last {len(late)}: {flipped}; right once and wrong at the end: {forgotten}."
     )
     evidence = {"times": times, "examples": examples, "never_right": never, "late_flips": flipped}
     evidence["forgotten"] = forgotten

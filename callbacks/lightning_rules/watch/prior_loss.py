@@ -103,11 +103,15 @@ def _has_given_targets(call: LossCall, batch: Any) -> bool:
 
 
 def _best_constant(view: View, call: LossCall, batch: Any) -> float:
-    """The loss of the best constant output on a batch, reduced as the call reduces it."""
+    """The loss of the best constant output, reduced as the call reduces it; on this batch where not on all data."""
     bias = call.head.bias if call.head is not None else None
     width = call.output.shape[call.class_dim] if call.output.dim() > 1 or call.kind == "softmax" else 1
     outputs = width if bias is None or call.kind == "softmax" else bias.numel()
-    output = constant_output(call, tally_of(view, call, batch, outputs).constant)
+    counted = tally_of(view, call, batch, outputs)
+    if call.kind == "softmax" and call.arguments["reduction"] == "mean":
+        share = counted.frequencies  # by weight, smoothed: the mean of the loss over all that was counted
+        return float(-(share * np.log(share)).sum())
+    output = constant_output(call, counted.constant)
     with torch.no_grad():
         reduced: Tensor = call.function(**{**call.arguments, "input": output})
     return float(reduced)

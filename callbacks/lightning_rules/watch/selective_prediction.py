@@ -17,7 +17,7 @@ from lightning_rules.watch.validation_watch import ValidationWatch
 NAME = "selective-prediction"
 KEPT = 262_144  # answers of a validation; of more, every second, fourth, ...
 HANDED_OVER = 4096  # answers of a rank, evenly spread over its confidences
-FEWEST = 20  # answers, for a curve to say something
+FEWEST = 20  # answers, for their accuracy to say something
 
 
 class SelectivePrediction(ValidationWatch):
@@ -167,11 +167,11 @@ def judge_answers(confidence: Tensor, right: Tensor, examples: int, accuracy: fl
         message = f"All {examples:,} validation examples can be answered: {1 - overall:.1%} of the answers are right"
         more = "." if accuracy is None else f", and {accuracy:.1%} are wanted."
         return [Finding(NAME, Severity.INFO, message + more, evidence=evidence)]
-    fits = (curve.risk <= wanted).nonzero()
+    fits = ((curve.risk <= wanted) & (curve.coverage * len(right) >= FEWEST)).nonzero()
     if not len(fits):
         message = (
-            f"No threshold makes the answers right in {1 - wanted:.1%}: of {examples:,} validation examples "
-            f"{1 - overall:.1%} are answered rightly, and the surest answers are wrong as often as others."
+            f"No threshold that leaves {FEWEST} answers or more makes them right in {1 - wanted:.1%}: of {examples:,} "
+            f"validation examples {1 - overall:.1%} are answered rightly, and the surest answers are wrong too often."
         )
         return [Finding(NAME, Severity.INFO, message, evidence=evidence)]
     place = int(fits[-1])
@@ -223,7 +223,7 @@ def draw_curve(curve: RiskCoverage, point: tuple[float, float] | None) -> Any:
     if point is not None:
         chosen = f"answers {point[0]:.0%}, {point[1]:.1%} of them wrong"
         axes.plot(*point, "o", color=WRONG, markersize=6, label=chosen)
-    axes.set(xlim=(0, 1.01), ylim=(0, max(1.15 * float(curve.risk.max()), 1e-3)))
+    axes.set(xlim=(0, 1.01), ylim=(0, max(1.45 * float(curve.risk.max()), 1e-3)))
     axes.xaxis.set_major_formatter(lambda value, place: f"{value:.0%}")
     axes.yaxis.set_major_formatter(lambda value, place: f"{value:.1%}")
     axes.set_xlabel("coverage: examples that are answered", fontsize=8, color=INK)

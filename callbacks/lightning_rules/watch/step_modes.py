@@ -131,7 +131,7 @@ class RecordedGraph:
     def _look(self, part: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
             self.recorded = True
-            output.register_hook(self._use)
+            output.register_hook(self._use)  # type: ignore[no-untyped-call]
 
     def _use(self, gradient: Tensor) -> None:
         self.used = True

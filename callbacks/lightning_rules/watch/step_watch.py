@@ -146,7 +146,7 @@ class StepWatch(TorchFunctionMode):
 
     def _layer(self, name: str, part: nn.Module, output: Any) -> None:
         value = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)), None)
-        if not is_plain(value):
+        if not isinstance(value, Tensor) or not is_plain(value):
             return
         weight = max((parameter.dim() for parameter in part._parameters.values() if parameter is not None), default=0)
         maps = weight >= 2 and not isinstance(part, (nn.Embedding, nn.EmbeddingBag))
@@ -262,6 +262,7 @@ class WatchedStep:
         module.__dict__["training_step"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The step itself, watched."""
         self.remove()
         with self.watch.watching():
             returned = self._step(*args, **kwargs)

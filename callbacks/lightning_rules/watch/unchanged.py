@@ -18,12 +18,14 @@ class Unchanged:
 
     Args:
         module: The LightningModule.
+        statistics: Whether batch statistics are compared too. DDP overwrites those of all ranks but the first with the
+            first one's before each forward pass.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        found = {name: one for name, one in module.named_parameters() if _plain(one)}
+    def __init__(self, module: nn.Module, statistics: bool = True) -> None:
+        found: dict[str, Tensor] = {name: one for name, one in module.named_parameters() if _plain(one)}
         for path, part in named_parts(module):
-            if isinstance(part, nn.modules.batchnorm._NormBase):
+            if statistics and isinstance(part, nn.modules.batchnorm._NormBase):
                 buffers = {f"{path}.{name}".lstrip("."): part._buffers.get(name) for name in BATCH_STATISTICS}
                 found |= {name: one for name, one in buffers.items() if one is not None and _plain(one)}
         groups: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)

@@ -16,7 +16,7 @@ SAMPLES = 4  # a window has at least so many,
 EXAMPLES = 128  # and so many examples, or is an epoch long
 FEWEST = 64  # examples of an epoch's window, or of the last,
 LAST = 2  # which has at least so many samples
-ALWAYS = 0.99  # of a unit's values are saturated: the unit is
+ALWAYS = 0.95  # of a unit's values are saturated: the unit is
 KEPT = 2  # windows
 
 

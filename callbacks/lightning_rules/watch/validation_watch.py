@@ -23,6 +23,8 @@ class ValidationWatch(Monitor):
         super()._forget()
         self.names: list[str] = []
         self._watch: AnswerWatch | None = None
+        self._batches = 0
+        self._heard = 0
 
     def start(self, view: View) -> None:
         """Find the last layer, and what the classes are called.
@@ -61,8 +63,16 @@ class ValidationWatch(Monitor):
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to hear."""
         if self._active and self._watch is not None:
+            self._batches, self._heard = 0, 0
             self.begin_validation()
             self._watch.attach()
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the targets: the step may take them out of the batch."""
+        if self._active and self._watch is not None and dataloader_idx == 0:
+            self._guarded(self._watch.expect, batch)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -72,9 +82,11 @@ class ValidationWatch(Monitor):
             self._guarded(self._see, trainer, self._watch, batch, batch_idx)
 
     def _see(self, trainer: Any, watch: AnswerWatch, batch: Any, batch_idx: int) -> None:
+        self._batches += 1
         answers = watch.answers(batch)
         if answers is None or not len(answers.outputs):
             return
+        self._heard += 1
         inputs = watch.inputs(batch)
         fits = inputs is not None and len(inputs) * answers.rows_per_example == len(answers.outputs)
         self.see(trainer, answers, inputs if fits else None, batch_idx)
@@ -83,7 +95,14 @@ class ValidationWatch(Monitor):
         """Hear no more."""
         if self._active and self._watch is not None:
             self._watch.detach()
-            self._guarded(self.end_validation)
+            self._guarded(self._end, self._watch)
+
+    def _end(self, watch: AnswerWatch) -> None:
+        if self._batches and not self._heard:
+            raise NotApplicable(
+                f"in validation {watch.head or 'the module'} does not run once for each batch with targets."
+            )
+        self.end_validation()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Look for the last time, and draw."""

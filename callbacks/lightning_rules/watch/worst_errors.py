@@ -134,7 +134,8 @@ def judge_errors(errors: Errors | None, names: Sequence[str]) -> list[Finding]:
     if errors.kind in ("mean", "median"):
         return [_judge_residuals(errors)]
     called = list(names)
-    rate = f"{errors.wrong:,.0f} of {errors.examples:,} validation answers are wrong"
+    wrong = "wrong in at least one class" if errors.several else "wrong"
+    rate = f"{errors.wrong:,.0f} of {errors.examples:,} validation answers are {wrong}"
     evidence: dict[str, Any] = {"examples": errors.examples, "wrong": int(errors.wrong)}
     parts = []
     for place, pair in enumerate(errors.pairs[:TOP], 1):
@@ -171,6 +172,6 @@ def _judge_residuals(errors: Errors) -> Finding:
     if errors.mistakes:
         worst = errors.mistakes[0]
         message += f"; the largest, {worst.size:.3g}, is that of example {worst.index}"
-        message += f" (answered {worst.said:.3g}, right is {worst.right:.3g})"
+        message += f" (answered {worst.said:.3g}, right is {worst.right:.3g})" if errors.outputs == 1 else ""
         evidence |= {"worst_example": worst.index, "largest_residual": worst.size}
     return Finding(NAME, Severity.INFO, message + ".", evidence=evidence)
