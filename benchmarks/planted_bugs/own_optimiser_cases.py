@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, StepLR
 from torchvision.transforms import v2
 
-from planted_bugs.datasets import digits
 from planted_bugs.modules import ImageModel, LitClassifier, cnn, mlp
 from planted_bugs.own_loop_cases import on_digits
 from planted_bugs.program import Program, collection
@@ -166,10 +165,11 @@ def exponential_overflows(seed: int, buggy: bool) -> Program:
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             logits = self.net(batch[0])
             top = 0.0 if buggy else logits.amax(1, keepdim=True).detach()
-            shares = (logits - top).exp()
-            return -(shares / shares.sum(1, keepdim=True)).gather(1, batch[1][:, None]).clamp(min=1e-20).log().mean()
+            raised = (logits - top).half().exp().float()  # 65,504 is the largest number: of logits above 11
+            shares = raised / raised.sum(1, keepdim=True)
+            return -shares.gather(1, batch[1][:, None]).clamp(min=1e-7).log().mean()
 
-    return on_digits(Model(mlp(), 1e-2), seed, splits=digits(seed, scale="raw"))
+    return on_digits(Model(mlp(), 1e-2), seed, epochs=6)
 
 
 @numerics(
