@@ -48,7 +48,7 @@ def warm_up_upside_down(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
-            factor = (lambda step: 60 / (step + 1)) if buggy else (lambda step: (step + 1) / 60)
+            factor = (lambda step: 300 / (step + 1)) if buggy else (lambda step: (step + 1) / 60)
             schedule = LambdaLR(optimizer, lambda step: factor(step) if step < 60 else 1.0)
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
