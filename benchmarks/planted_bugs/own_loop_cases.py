@@ -75,19 +75,12 @@ def frozen_after_the_first_epoch(seed: int, buggy: bool) -> Program:
 
 @loop("accuracy", "", ("optimi[sz]er.*(new|rebuilt|re-?created|state|replaced)", "momentum.*(lost|empty|zero)"))
 def optimizer_rebuilt_each_step(seed: int, buggy: bool) -> Program:
-    class Model(ByHand):
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            x, y = batch
-            if buggy or batch_idx == self.current_epoch == 0:
-                self.optimizer = torch.optim.SGD(self.net.parameters(), 5e-3, momentum=0.95)
-            self.optimizer.zero_grad()
-            self.manual_backward(F.cross_entropy(self.net(x), y))
-            self.optimizer.step()
+    class Model(ImageModel):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if buggy:
+                self.trainer.optimizers = [self.configure_optimizers()]
 
-        def configure_optimizers(self) -> None:
-            return None
-
-    return on_digits(Model(mlp()), seed)
+    return on_digits(Model(mlp(), 5e-3, 0.95), seed)
 
 
 @loop(
@@ -155,12 +148,13 @@ def accumulated_without_dividing(seed: int, buggy: bool) -> Program:
 )
 def labels_of_the_batch_before(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
-        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            self.queue = [*getattr(self, "queue", [batch[1]]), batch[1]][-2:]
+        before: Any = None
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            y = self.queue[0 if buggy else -1]
-            return F.cross_entropy(self.net(batch[0]), y)
+            x, y = batch
+            used = self.before if buggy and self.before is not None else y
+            self.before = y
+            return F.cross_entropy(self.net(x), used)
 
     train, held_out, test = digits(seed, train=896)
     return Program(Model(cnn()), train.loader(32, True), held_out.loader(), test, {"max_epochs": 4})
@@ -217,8 +211,9 @@ def validating_on_the_training_set(seed: int, buggy: bool) -> Program:
 def keeps_the_worst_checkpoint(seed: int, buggy: bool) -> Program:
     class Model(LitClassifier):
         def on_train_end(self) -> None:
-            best = torch.load(self.trainer.checkpoint_callback.best_model_path, weights_only=True)
-            self.load_state_dict(best["state_dict"])
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            if best:
+                self.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
 
     keep = ModelCheckpoint(monitor="val_loss", mode="max" if buggy else "min")
     return on_digits(Model(mlp(), 1e-3), seed, callbacks=[keep], enable_checkpointing=True)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, StepLR
 from torchvision.transforms import v2
 
-from planted_bugs.datasets import digits
 from planted_bugs.modules import ImageModel, LitClassifier, cnn, mlp
 from planted_bugs.own_loop_cases import on_digits
 from planted_bugs.program import Program, collection
@@ -49,7 +48,7 @@ def warm_up_upside_down(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
-            factor = (lambda step: 60 / (step + 1)) if buggy else (lambda step: (step + 1) / 60)
+            factor = (lambda step: 300 / (step + 1)) if buggy else (lambda step: (step + 1) / 60)
             schedule = LambdaLR(optimizer, lambda step: factor(step) if step < 60 else 1.0)
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -166,10 +165,11 @@ def exponential_overflows(seed: int, buggy: bool) -> Program:
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             logits = self.net(batch[0])
             top = 0.0 if buggy else logits.amax(1, keepdim=True).detach()
-            shares = (logits - top).exp()
-            return -(shares / shares.sum(1, keepdim=True)).gather(1, batch[1][:, None]).clamp(min=1e-20).log().mean()
+            raised = (logits - top).half().exp().float()  # 65,504 is the largest number: of logits above 11
+            shares = raised / raised.sum(1, keepdim=True)
+            return -shares.gather(1, batch[1][:, None]).clamp(min=1e-7).log().mean()
 
-    return on_digits(Model(mlp(), 1e-2), seed, splits=digits(seed, scale="raw"))
+    return on_digits(Model(mlp(), 1e-2), seed, epochs=6)
 
 
 @numerics(
@@ -182,28 +182,9 @@ def one_blank_crop(seed: int, buggy: bool) -> Program:
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             x, y = batch
             patch = self.crop(x)
-            contrast = patch.std((1, 2, 3), keepdim=True) + (0.0 if buggy else 1e-3)
+            contrast = patch.std((1, 2, 3), keepdim=True).clamp(min=0.0 if buggy else 0.3)
             return F.cross_entropy(self.net(x + 0.1 * ((patch - patch.mean()) / contrast).mean((1, 2, 3), True)), y)
 
     model = Model(cnn())
-    model.crop = v2.RandomCrop(6)
-    return on_digits(model, seed)
-
-
-@numerics(
-    "accuracy",
-    "non-finite-loss non-finite-gradients non-finite-activations zero-gradients",
-    (r"\bnan\b", "not finite", "non-finite", "infinite", "half", "overflow", "no gradient"),
-)
-def squares_overflow_in_half_precision(seed: int, buggy: bool) -> Program:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = cnn()[:-1], nn.Linear(256, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            features = self.body(x)
-            size = features.to(torch.float16 if buggy else torch.float32).square().sum(1, keepdim=True).float()
-            return self.head(8 * features * (size + 1e-6).rsqrt())
-
-    return on_digits(LitClassifier(Net(), 5e-3), seed, splits=digits(seed, scale="raw"))
+    model.crop = v2.RandomCrop(4)  # one of 1,800 is blank
+    return on_digits(model, seed, epochs=6)
