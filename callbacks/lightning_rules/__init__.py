@@ -53,8 +53,6 @@ from lightning_rules.watch.replica_drift import ReplicaDrift
 from lightning_rules.watch.selective_prediction import SelectivePrediction
 from lightning_rules.watch.update_ratio import UpdateRatio
 from lightning_rules.watch.worst_errors import WorstErrors
-from lightning_rules.watch.replica_drift import ReplicaDrift
-from lightning_rules.watch.update_ratio import UpdateRatio
 
 __all__ = [
     "ActivationHealth",

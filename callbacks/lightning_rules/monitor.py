@@ -80,6 +80,7 @@ class Monitor(Rule):
         self._own_seconds = 0.0
         self._timing_began: float | None = None
         self._on_the_way: HostCopy | None = None
+        self._last_look = False  # whether the look that comes is the last
 
     # What a subclass does.
 
@@ -240,21 +241,23 @@ class Monitor(Rule):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Look for the last time. A subclass that overrides this calls ``super().on_train_end(...)``."""
+        for monitor in self._group or ():
+            monitor._last_look = True
         if self._group:
             self._look(trainer, last=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the run. A subclass that overrides this, or ``on_exception``, calls ``super()``."""
         super().teardown(trainer, pl_module, stage)
-        self._let_go()
+        self._release()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Print what was found, and let go of the run: Lightning tears nothing down after an exception."""
         super().on_exception(trainer, pl_module, exception)
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
-        """Hold nothing of the run: a rule that is pickled or copied needs no device."""
+    def _release(self) -> None:
+        """Hold nothing of the run: a rule that is pickled or copied needs no device. A subclass adds what it holds."""
         self._group, self._each, self._sample, self._on_the_way = None, [], None, None
         self._active = False
         wake(self)

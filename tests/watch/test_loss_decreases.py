@@ -99,7 +99,7 @@ SICK = {
         "non-finite-loss", Severity.WARNING, "10 of 100 losses", "in common",
     ),
     "constant": ([1.0] * 100, "no-progress", Severity.ERROR, "exactly 1 at each of 100", "clamp"),
-    "blind": (noisy(np.full(N, 2.305), 0.02, seed=1), "no-progress", Severity.WARNING, "learned from the inputs", "overfit"),
+    "blind": (noisy(np.full(N, 2.305), 0.02, seed=1), "no-progress", Severity.WARNING, "from the inputs", "overfit"),
     "stands where it was": (noisy(np.full(N, 2.5), 0.02), "no-progress", Severity.WARNING, "not moved", "Raise"),
     "too fast": (
         noisy(2.35 + bump(9, 30)), "no-progress", Severity.WARNING, "jumped up", "Lower",

@@ -117,7 +117,6 @@ class ActivationHealth(Monitor):
         self._outputs = OutputRanges()
         self._histograms: dict[Place, Histogram] = {}
         self._batch = 0
-        self._last = False
 
     def _drop(self) -> None:
         """Let go of the run's module and of its device."""
@@ -205,7 +204,7 @@ class ActivationHealth(Monitor):
         history = self._windows.get(place)
         if history is None or history.units != tally.numbers.numel():
             history = self._windows[place] = History.begin(kind, hidden, first, self._batch)
-        history.take(tally, self._batch, self._epoch, self._last)
+        history.take(tally, self._batch, self._epoch, self._last_look)
 
     def _units_seen(self) -> tuple[UnitsSeen, ...]:
         return tuple(
@@ -241,19 +240,8 @@ class ActivationHealth(Monitor):
         """What enters the activations."""
         return {f"activation_input/{_label(place)}": one for place, one in self._histograms.items()}
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Close the windows."""
-        self._last = True
-        super().on_train_end(trainer, pl_module)
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the module as it was."""
-        self._drop()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave the module as it was."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._drop()
 
     def state_dict(self) -> dict[str, Any]:

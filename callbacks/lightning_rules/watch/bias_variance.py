@@ -16,7 +16,6 @@ from lightning_rules.loaders import peek
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, Severity, View
 from lightning_rules.rule import Rule, attempt
 from lightning_rules.watch.bias_judgements import Errors, Measured, Validations, judge_errors, judge_overfitting
-from lightning_rules.watch.ending import ending
 from lightning_rules.watch.error_of_split import SplitError, error_on
 from lightning_rules.watch.metric_names import is_validation, lower_is_better, pairs
 
@@ -150,7 +149,7 @@ class BiasVariance(Monitor):
 
     def readings(self) -> list[dict[str, Tensor]]:
         """What validation has logged since the last look; at the end of the fit, measure the errors."""
-        if ending(self._trainer):
+        if self._last_look:
             self._end = self._measure()
         fresh, self._fresh = self._fresh, []
         return fresh
@@ -206,9 +205,8 @@ class BiasVariance(Monitor):
         answers = int(error.answers) if error else 0
         return replace(end.validations, series=dict(self._series), answers=answers, is_error=is_error)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing of the run."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._fresh, self._trainer = [], None
 
     def state_dict(self) -> dict[str, Any]:

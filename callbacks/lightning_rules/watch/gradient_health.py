@@ -213,9 +213,8 @@ class GradientHealth(Monitor):
         norms = {**totals, **{layer: math.sqrt(square) for layer, square in squares.items()}}
         return {f"gradient_norm/{name}": norm for name, norm in norms.items() if math.isfinite(norm)}
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing of the run but what is on the host."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._streams, self._watches, self._losses = {}, {}, []
 
     def state_dict(self) -> dict[str, Any]:

@@ -169,9 +169,8 @@ class InputGallery(Monitor):
             save(figure, self._folder, "input_gallery")
             log_figure(trainer, "input_gallery", figure)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing on the device."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._seen = None
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, View
-from lightning_rules.watch.ending import ending
 from lightning_rules.watch.loss_history import LossHistory, mean_over_ranks
 from lightning_rules.watch.loss_judgements import LossesSeen, judge
 from lightning_rules.watch.prior_loss import PriorLoss, prior_loss
@@ -83,7 +82,6 @@ class LossDecreases(Monitor):
         self._kept: list[tuple[Tensor | None, int]] = []
         self._trainer: Any = None
         self._module: Any = None
-        self._ended = False
 
     def start(self, view: View) -> None:
         """Measure the prior's loss, unless the run is resumed and has it already."""
@@ -101,14 +99,13 @@ class LossDecreases(Monitor):
 
     def readings(self) -> list[Tensor | float | None]:
         """The losses since the last look."""
-        self._ended = ending(self._trainer)
         kept, self._kept = self._kept, []
         return together(kept, self._is_automatic())
 
     def take(self, readings: list[Tensor | float | None]) -> LossesSeen:
         """Add the losses to the history."""
         self._history.add(values_of(readings))
-        if self._ended and self._history.losses + self._history.not_finite == 0:
+        if self._last_look and self._history.losses + self._history.not_finite == 0:
             raise NotApplicable("training_step returns no loss.")
         return self._seen()
 
@@ -121,11 +118,11 @@ class LossDecreases(Monitor):
         return LossesSeen(
             history=replace(self._history),
             prior=self._prior,
-            planned=self._history.batches if self._ended else planned,
+            planned=self._history.batches if self._last_look else planned,
             epoch_batches=per_epoch,
             automatic=self._is_automatic(),
             scaled=getattr(trainer.precision_plugin, "scaler", None) is not None,
-            ended=self._ended,
+            ended=self._last_look,
         )
 
     def judge(self, ranks: Sequence[LossesSeen]) -> Iterable[Finding]:
@@ -141,9 +138,8 @@ class LossDecreases(Monitor):
         noise = fmean((loss - level) ** 2 for loss in recent) ** 0.5
         return {"training_loss/smoothed": level, "training_loss/noise": noise}
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing of the run."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._kept, self._trainer, self._module = [], None, None
 
     def state_dict(self) -> dict[str, Any]:

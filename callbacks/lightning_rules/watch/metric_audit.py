@@ -178,15 +178,9 @@ class MetricAudit(Monitor):
             self._watch.detach()
         self._let_go()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave no hook behind in a run that fails."""
+    def _release(self) -> None:
+        super()._release()
         self._take_off()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave no hook behind."""
-        self._take_off()
-        super().teardown(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:
         """The validations that are remembered, and how many there were."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from lightning_rules.watch.metric_direction import direction
+
 TRAINING = ("train", "training", "trn", "fit")
 VALIDATION = ("val", "valid", "validation", "eval", "dev")
-LOWER = ("loss", "error", "err", "mse", "mae", "rmse", "nll", "perplexity", "ppl", "wer", "cer", "bce", "ce")
-HIGHER = (
-    *("acc", "accuracy", "f1", "f1score", "auc", "auroc", "ap", "map", "precision", "recall", "iou", "miou", "dice"),
-    *("r2", "top1", "top5"),
-)
 _WORD = re.compile(r"[a-z]+\d*|\d+")
 
 
@@ -27,10 +24,8 @@ def is_validation(name: str) -> bool:
 
 def lower_is_better(name: str) -> bool | None:
     """True for losses and errors, False for accuracies and their like, None where the name does not say."""
-    said = words(name)
-    if any(word in LOWER for word in said):
-        return True
-    return False if any(word in HIGHER for word in said) else None
+    known = direction(name)
+    return None if known is None else known[0] == "min"
 
 
 def pairs(names: Iterable[str]) -> dict[str, str]:

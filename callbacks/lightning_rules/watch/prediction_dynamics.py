@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_rules.answers import Answers
 from lightning_rules.figures import INK, RIGHT, WRONG, new_figure, plain
 from lightning_rules.monitor import Finding, Severity
-from lightning_rules.watch.validation_watch import ValidationWatch
+from lightning_rules.validation_watch import ValidationWatch
 
 NAME = "prediction-dynamics"
 ROWS = 64  # examples that are followed

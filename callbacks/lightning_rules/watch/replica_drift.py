@@ -126,17 +126,8 @@ class ReplicaDrift(Monitor):
         """See :func:`judge_ranks`."""
         return judge_ranks(ranks)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let go of the module and the device."""
-        self._end()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the module and the device."""
-        self._end()
-        super().teardown(trainer, pl_module, stage)
-
-    def _end(self) -> None:
+    def _release(self) -> None:
+        super()._release()
         self._module, self._weights, self._sums = None, {}, []
 
     def state_dict(self) -> dict[str, Any]:

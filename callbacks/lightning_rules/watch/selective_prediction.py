@@ -12,7 +12,7 @@ from lightning_rules.answers import Answers
 from lightning_rules.figures import INK, RIGHT, WRONG, new_figure
 from lightning_rules.monitor import Finding, NotApplicable, Severity, View
 from lightning_rules.selective import SURE, RiskCoverage, risk_coverage, threshold_for_risk
-from lightning_rules.watch.validation_watch import ValidationWatch
+from lightning_rules.validation_watch import ValidationWatch
 
 NAME = "selective-prediction"
 KEPT = 262_144  # answers of a validation; of more, every second, fourth, ...

@@ -178,17 +178,8 @@ class UpdateRatio(Monitor):
         ]
         return {f"update_ratio/{name}": ratio for name, ratio in pairs[:LOGGED]}
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hooks away, and let go of the parameters."""
-        self._end()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Take the hooks away, and let go of the parameters."""
-        self._end()
-        super().teardown(trainer, pl_module, stage)
-
-    def _end(self) -> None:
+    def _release(self) -> None:
+        super()._release()
         self._let_go(self._hooks)
         self._waiting = set()
         self._trainer, self._watches, self._seen = None, {}, []

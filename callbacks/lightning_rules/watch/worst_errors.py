@@ -11,9 +11,9 @@ from torch import Tensor
 from lightning_rules.answers import Answers
 from lightning_rules.class_names import name_of
 from lightning_rules.monitor import Finding, Severity
+from lightning_rules.validation_watch import ValidationWatch
 from lightning_rules.watch.error_figure import draw
 from lightning_rules.watch.error_tally import Errors, ErrorTally, read, together
-from lightning_rules.watch.validation_watch import ValidationWatch
 
 NAME = "worst-errors"
 TOP = 3  # pairs that are named in the sentence
@@ -116,9 +116,8 @@ class WorstErrors(ValidationWatch):
             return None
         return draw(self.errors, self._own.mistakes, self.inputs, self.names)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing on the device."""
-        super().teardown(trainer, pl_module, stage)
+    def _release(self) -> None:
+        super()._release()
         self._tally, self._ended = None, None
 
 

@@ -117,17 +117,8 @@ class ValidationWatch(Monitor):
             save(figure, self._folder, name)
             log_figure(trainer, name, figure)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hook off the layer."""
-        self._let_go()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Hold nothing of the run but what was found."""
-        self._let_go()
-        super().teardown(trainer, pl_module, stage)
-
-    def _let_go(self) -> None:
+    def _release(self) -> None:
+        super()._release()
         if self._watch is not None:
             self._watch.detach()
         self._watch = None
