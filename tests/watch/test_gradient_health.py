@@ -249,7 +249,7 @@ def deep(activation: Any) -> nn.Module:
 
 
 def fit(model: L.LightningModule, rule: Any = None, ckpt_path: Any = None, **options: Any) -> Any:
-    rule = rule or GradientHealth()
+    rule = rule or GradientHealth(overhead=0.9)  # each step is looked at, however slow the machine
     bunch = load_digits()
     data = TensorDataset(torch.tensor(bunch.images, dtype=torch.float32) / 16, torch.tensor(bunch.target))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -313,7 +313,7 @@ def test_it_leaves_no_trace() -> None:
 
 
 def test_a_resumed_run_goes_on_with_its_windows(tmp_path: Any) -> None:
-    model, first, again = Model(), GradientHealth(), GradientHealth()
+    model, first, again = Model(), GradientHealth(overhead=0.9), GradientHealth(overhead=0.9)
     fit(model, first, max_epochs=1)
     model.trainer.save_checkpoint(tmp_path / "last.ckpt")
     fit(Model(), again, tmp_path / "last.ckpt", max_epochs=2)

@@ -124,7 +124,7 @@ def _cure(first: BadStep) -> str:
 
 def _zero(seen: GradientsSeen) -> Iterator[Finding]:
     """Gradients that were exactly zero, or missing, at all steps."""
-    if seen.steps < ENOUGH:
+    if seen.steps < ENOUGH // 2:
         return
     if all(one.present == 0 for one in seen.parameters):
         message = f"No parameter{_of(seen)} had a gradient at any of {seen.steps} steps: each step was empty."

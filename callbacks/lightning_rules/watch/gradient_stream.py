@@ -69,8 +69,10 @@ class GradientStream:
     @torch.no_grad()
     def _slow_row(self) -> list[Tensor]:
         """Where some have no gradient, or a sparse one, or parameters differ in type or device."""
-        gradients = [None if one.grad is None else _dense(one.grad) for one in self.parameters]
         device = self.parameters[0].device
+        if all(one.grad is None for one in self.parameters):
+            return [torch.full((), MISSING, device=device)] * len(self.parameters)
+        gradients = [None if one.grad is None else _dense(one.grad) for one in self.parameters]
         norms = norms_of([None if one is None else one.detach() for one in gradients], device)
         if self._scaler is not None:
             norms = norms / self._scaler.scale(torch.ones((), device=device))
