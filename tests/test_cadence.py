@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from lightning_rules.cadence import DENSE, DENSELY, LONGEST, LOOK, SELDOM, Cadence
+from lightning_rules.cadence import DENSE, DENSELY, FREE_LOOKS, FREE_SAMPLES, LONGEST, LOOK, SELDOM, Cadence
 
 
 def drive(
@@ -48,7 +48,13 @@ def test_it_stays_within_its_share(batch: float, sample: float, look: float, ins
     _, _, begun = drive(cadence, 1000, batch, sample, look, inside)
     _, _, spent = drive(cadence, 50_000, batch, sample, look, inside)
     assert 0 < spent <= 0.0301 * 50_000 * batch
-    assert begun <= (DENSE + 4) * (sample + look + inside) + 0.031 * 1000 * batch
+    assert begun <= FREE_SAMPLES * (sample + inside) + FREE_LOOKS * look + 0.031 * 1000 * batch
+
+
+def test_short_runs_are_seen_whatever_it_costs() -> None:
+    sampled, looked, _ = drive(Cadence(), 300, batch=1e-4, sample=1e-2, look=1e-2)
+    assert len(sampled) == DENSE + (299 - (DENSE - 1) * DENSELY) // SELDOM
+    assert looked == [16, 32, 64, 128, 192, 256]
 
 
 def test_what_costs_more_than_its_share_is_still_looked_at() -> None:

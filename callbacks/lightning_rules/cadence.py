@@ -11,10 +11,12 @@ from typing import Any
 
 DENSE = 16  # samples at the beginning of a run, where most goes wrong,
 DENSELY = 4  # so many batches apart
-SELDOM = 16  # batches between two samples afterwards, at least
+SELDOM = 16  # batches between two samples afterwards, or as many more as their cost asks for,
 LONGEST = 1024  # and at most, so that a long run is never out of sight
 LOOK = 16  # batches until the first look; then twice as many each time, up to
-LOOKS = 64  # so many, or as many as the cost of a look asks for
+LOOKS = 64  # so many, or as many more as their cost asks for
+FREE_SAMPLES = 64  # and looks that are taken whatever they cost: a short run of a small network has to be seen too,
+FREE_LOOKS = 8  # and all of them together take a tenth of a second there
 FOR_SAMPLES = 0.6  # of the share of time; looks have the same part of what is left
 RECENT = 9
 
@@ -23,8 +25,8 @@ RECENT = 9
 class Cadence:
     """Counts batches, and says which are sampled and after which one looks.
 
-    Intervals follow from what samples and looks have cost on the host; under DDP the ranks agree on them at each look
-    (:meth:`proposal`, :meth:`agree`), so that all of them sample and look at the same batches.
+    The first are taken at fixed intervals; then these follow from what samples and looks have cost on the host: under
+    DDP the ranks agree on them at each look (:meth:`proposal`, :meth:`agree`), and sample and look at the same batches.
 
     Args:
         overhead: Share of the training time that samples and looks may take together, above 0 and below 1.
@@ -76,24 +78,26 @@ class Cadence:
         self.samples += 1
         self._sample_seconds.append(seconds)
         self._whole_seconds.append(whole)
-        self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else self.sample_every)
+        seldom = SELDOM if self.samples < FREE_SAMPLES else self.sample_every
+        self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else seldom)
 
     def looked(self, seconds: float) -> None:
         """A look took so many seconds on the host."""
         self.looks += 1
         self._look_seconds.append(seconds)
-        self.next_look = self.batches + self.look_every
+        early = min(LOOKS, LOOK << (self.looks - 1))
+        self.next_look = self.batches + (early if self.looks < FREE_LOOKS else self.look_every)
 
     def proposal(self) -> tuple[int, int]:
         """The batches between two samples and between two looks that this rank's costs ask for."""
         if not self._plain_seconds or not self._sample_seconds:
-            return SELDOM, min(LOOKS, LOOK << self.looks)
+            return SELDOM, LOOKS
         batch = max(median(self._plain_seconds), 1e-9)
         sample = max(median(self._sample_seconds), median(self._whole_seconds) - batch)
         sample_every = _interval(sample, batch * self.overhead * FOR_SAMPLES)
         look = median(self._look_seconds) if self._look_seconds else 0.0
         look_every = _interval(look, batch * self.overhead * (1 - FOR_SAMPLES))
-        return max(SELDOM, sample_every), max(min(LOOKS, LOOK << self.looks), look_every)
+        return max(SELDOM, sample_every), max(LOOKS, look_every)
 
     def agree(self, proposals: Sequence[tuple[int, int]]) -> None:
         """Take the longest intervals that any rank asks for."""

@@ -44,7 +44,8 @@ class Monitor(Rule):
 
     The monitors of a Trainer share one cadence, kept by the first of them: at *sampled* batches they measure, on the
     device and without waiting for it; at a *look*, every few dozen batches, the readings go to the host, ranks compare
-    them, and they are judged. How often follows from what it costs, so that all of them stay within ``overhead``.
+    them, and they are judged. How often follows from what it costs, so that all of them stay within ``overhead``,
+    except for the first 64 samples.
 
     A subclass implements :meth:`readings`, :meth:`take` and :meth:`judge`, and of :meth:`start`, :meth:`before`,
     :meth:`after` and :meth:`each_batch` what it needs; it may use any Lightning hook besides but

@@ -9,6 +9,7 @@ of them share one start.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -37,6 +38,7 @@ def run_all(folder: Path, module: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(540, exit=True)  # a rank that waits for ever says where
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     for given in sys.argv[2:]:

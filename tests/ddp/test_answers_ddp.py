@@ -21,7 +21,10 @@ def test_as_in_one_process(results: Any, scenario: str) -> None:
     one, first, _ = results
     alone, two = one[scenario], first[scenario]
     for name in ALIKE:
-        assert two["evidence"][name] == pytest.approx(alone["evidence"][name], rel=1e-5)
+        ours, theirs = two["evidence"][name], alone["evidence"][name]
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert ours[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), key
     assert two["errors"]["examples"] == 64
     for key in ("wrong", "false_positives", "false_negatives", "members"):
         assert two["errors"][key] == alone["errors"][key]
@@ -31,9 +34,10 @@ def test_as_in_one_process(results: Any, scenario: str) -> None:
 
 def test_what_is_said_and_drawn(results: Any) -> None:
     pictures = ["input_gallery.png", "selective_prediction.png", "worst_errors.png"]
+    for run in results[:2]:  # the other rank does not wait for the pictures
+        assert run["one_epoch"]["drawn"][:3] == pictures
     for run in results:
         assert run["one_epoch"]["found"]["prediction-dynamics"] == []
-        assert run["one_epoch"]["drawn"][:3] == pictures
         (course,) = run["four_epochs"]["found"]["prediction-dynamics"]
         assert course.startswith("Examples followed over 4 validations: ")
         assert "enters the network" in run["four_epochs"]["found"]["input-gallery"][0]

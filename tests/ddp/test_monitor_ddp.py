@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_rules.cadence import DENSE
+from lightning_rules.cadence import DENSE, DENSELY, FREE_SAMPLES, SELDOM
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,9 @@ def ranks(ran: Path) -> list[dict[str, Any]]:
 def test_ranks_sample_the_same_batches(ranks: Any) -> None:
     (first, _), (second, _) = (rank["watched"]["sampled"] for rank in ranks)
     assert first == second
-    assert DENSE < len(first) < 400 / 16  # more seldom than a rank that is quick would have sampled
+    begun = DENSE * DENSELY + (FREE_SAMPLES - DENSE) * SELDOM
+    quick = FREE_SAMPLES + (2000 - begun) // SELDOM
+    assert FREE_SAMPLES < len(first) < (FREE_SAMPLES + quick) / 2
     assert ["ok", "slow", "2 ranks, the same samples: True."] in ranks[0]["watched"]["said"]
 
 
