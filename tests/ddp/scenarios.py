@@ -41,5 +41,6 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(540, exit=True)  # a rank that waits for ever says where
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    for given in sys.argv[2:]:
+    # Workers are forked while this process has few threads: a fork beside many can wait for a lock for ever.
+    for given in sorted(sys.argv[2:], key=lambda name: name != "seed"):
         run_all(Path(sys.argv[1]).absolute() / given, f"{given}_scenarios")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_rules.gradient_norms import HALF, norms_of, parameters_of
 
 BLOCK = 64  # rows until they become one tensor
-CHEAP = 2e-5  # seconds that a row may take whatever the batch takes
+CHEAP = 5e-5  # seconds that a row may take whatever the batch takes
 MISSING = -1.0  # in place of a norm: the parameter has no gradient
 
 
