@@ -23,7 +23,7 @@ from lightning_rules.watch.gradient_history import GradientHistory, GradientsSee
 from lightning_rules.watch.gradient_stream import GradientStream, looked_up, names_of
 
 NAME = "gradient-health"
-SHARE = 1 / 3  # of the monitors' time: for the norms at each step
+SHARE = 1 / 6  # of `overhead`
 LAYERS = 30  # names that are logged, at most
 FEW_BATCHES = 4  # an epoch
 
@@ -59,7 +59,7 @@ class GradientHealth(Monitor):
         Sharded strategies (FSDP, DeepSpeed): does not apply.
 
     Cost: One norm for each gradient, on the device, about 10 microseconds a step for four parameters; for large
-        networks on a CPU at every n-th step, so that it takes at most a third of `overhead`.
+        networks on a CPU at every n-th step, so that it takes at most a sixth of `overhead`.
 
     Example:
         >>> from lightning.pytorch import Trainer

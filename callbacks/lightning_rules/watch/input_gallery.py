@@ -131,10 +131,10 @@ class InputGallery(Monitor):
             "dtype": str(inputs.dtype).removeprefix("torch."),
         }
 
-    def after(self, sample: Sample, outputs: Any) -> None:
-        """Draw, once, when the numbers have come to the host; a look that did it would seem dear ever after."""
-        if self.gallery is not None and not self._drawn:
-            self._draw(sample.trainer)
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Draw, once, when the numbers have come to the host: a second that no step waits for."""
+        if self._active and self.gallery is not None and not self._drawn:
+            self._guarded(self._draw, trainer)
 
     def readings(self) -> Any:
         """What was kept, handed over once."""
