@@ -13,6 +13,7 @@ from lightning_rules.watch.error_tally import Errors, Mistake
 
 COLUMNS = 4
 BARS = 10
+FEWEST_BARS = 4  # that there is room for
 
 
 def draw(errors: Errors, mistakes: Sequence[Mistake], inputs: Tensor | None, names: Sequence[str]) -> Any:
@@ -64,11 +65,14 @@ def _caption(mistake: Mistake, errors: Errors, called: list[str]) -> str:
 
 
 def _draw_bars(figure: Any, errors: Errors, called: list[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     left, right = figure.subplots(1, 2) if errors.pairs else (None, figure.subplots())
     if left is not None:
         pairs = errors.pairs[:BARS][::-1]
         labels = [f"{name_of(called, pair.right)} → {name_of(called, pair.said)}" for pair in pairs]
         bars = left.barh([plain(label) for label in labels], [pair.cost for pair in pairs], color=WRONG, height=0.7)
+        left.set_ylim(-0.5, max(len(pairs), FEWEST_BARS) - 0.5)  # a single bar is no wall
         left.bar_label(bars, [f"{pair.count:,}" for pair in pairs], padding=2, fontsize=6, color=INK)
         _style(left, "Pairs that cost most (right → answered; count)", "loss of these mistakes, in nats")
     order = sorted(
@@ -81,7 +85,9 @@ def _draw_bars(figure: Any, errors: Errors, called: list[str]) -> None:
     right.barh(places, [errors.false_positives[one] for one in order], color=RIGHT, height=0.7,
                label="wrongly claimed (false positives)")  # fmt: skip
     right.set_yticks(places, [plain(name_of(called, one)) for one in order])
+    right.set_ylim(-0.5, max(len(order), FEWEST_BARS) - 0.5)
     right.axvline(0, color=INK, linewidth=0.5)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.xaxis.set_major_formatter(lambda value, place: f"{abs(value):g}")
     right.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2)
     _style(right, "Classes with the most errors", "")

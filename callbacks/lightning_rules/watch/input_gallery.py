@@ -224,7 +224,8 @@ def said_of(target: Tensor, names: list[str]) -> str:
         value = target.item()
         if target.is_floating_point():
             return f"{value:.4g}"
-        return f"{value}: {name_of(names, int(value))}" if 0 <= value < len(names) else f"{value}"
+        name = name_of(names, int(value)) if 0 <= value < len(names) else f"{value}"
+        return name if name == f"{value}" else f"{value}: {name}"
     if target.dim() == 1 and len(target) <= 4:
         return ", ".join(f"{value:.3g}" for value in target.tolist())
     if target.dim() == 1 and bool(((target == 0) | (target == 1)).all()):

@@ -213,6 +213,8 @@ def draw_curve(curve: RiskCoverage, point: tuple[float, float] | None) -> Any:
     Returns:
         The figure.
     """
+    from matplotlib.ticker import PercentFormatter
+
     figure = new_figure(6, 3.8, "Wrong answers among those given, last validation")
     axes = figure.add_subplot()
     risk = float(curve.risk[-1])
@@ -225,7 +227,7 @@ def draw_curve(curve: RiskCoverage, point: tuple[float, float] | None) -> Any:
         axes.plot(*point, "o", color=WRONG, markersize=6, label=chosen)
     axes.set(xlim=(0, 1.01), ylim=(0, max(1.45 * float(curve.risk.max()), 1e-3)))
     axes.xaxis.set_major_formatter(lambda value, place: f"{value:.0%}")
-    axes.yaxis.set_major_formatter(lambda value, place: f"{value:.1%}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))  # as many digits as tell the ticks apart
     axes.set_xlabel("coverage: examples that are answered", fontsize=8, color=INK)
     axes.set_ylabel("risk: wrong among them", fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK)
