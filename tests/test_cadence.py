@@ -18,12 +18,13 @@ def drive(
         due, timed = cadence.sample_is_due, cadence.timing_is_due
         if due:
             sampled.append(cadence.batches)
-        cadence.batch_ended()
+        cadence.batches += 1
         if due:
             cadence.sampled(sample, batch + sample + inside)
             spent += sample + inside
         elif timed:
             cadence.timed(batch)
+        assert cadence.batches >= cadence.idle_until or not (cadence.look_is_due or cadence.sample_is_due)
         if cadence.look_is_due:
             looked.append(cadence.batches)
             cadence.agree([cadence.proposal()])

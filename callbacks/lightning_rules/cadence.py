@@ -40,6 +40,7 @@ class Cadence:
     look_every: int = LOOK
     next_sample: int = 0
     next_look: int = LOOK
+    idle_until: int = 0  # batches before which nothing is due
     _plain_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _whole_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _sample_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -60,10 +61,6 @@ class Cadence:
         """Whether to look now, after a batch."""
         return self.batches >= self.next_look
 
-    def batch_ended(self) -> None:
-        """One more batch."""
-        self.batches += 1
-
     def timed(self, seconds: float) -> None:
         """The batch that has just ended was not sampled, and took so long."""
         self._plain_seconds.append(seconds)
@@ -80,6 +77,7 @@ class Cadence:
         self._whole_seconds.append(whole)
         seldom = SELDOM if self.samples < FREE_SAMPLES else self.sample_every
         self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else seldom)
+        self._plan()
 
     def looked(self, seconds: float) -> None:
         """A look took so many seconds on the host."""
@@ -87,6 +85,10 @@ class Cadence:
         self._look_seconds.append(seconds)
         early = min(LOOKS, LOOK << (self.looks - 1))
         self.next_look = self.batches + (early if self.looks < FREE_LOOKS else self.look_every)
+        self._plan()
+
+    def _plan(self) -> None:
+        self.idle_until = min(self.next_sample - 1, self.next_look)
 
     def proposal(self) -> tuple[int, int]:
         """The batches between two samples and between two looks that this rank's costs ask for."""

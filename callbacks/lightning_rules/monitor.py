@@ -14,7 +14,7 @@ from lightning_rules.host_copy import HostCopy
 from lightning_rules.idle_hooks import rest, wake
 from lightning_rules.log_to import Histogram, log_histograms, log_scalars
 from lightning_rules.ranks import gather
-from lightning_rules.rule import NotApplicable, Rule, attempt
+from lightning_rules.rule import NotApplicable, Rule, attempt, refusal_of
 from lightning_rules.view import View
 
 __all__ = ["Finding", "Histogram", "Monitor", "NotApplicable", "Sample", "Severity", "View"]
@@ -168,7 +168,9 @@ class Monitor(Rule):
         for monitor in self._each:
             monitor._guarded(monitor.each_batch, outputs)
         cadence = self._cadence
-        cadence.batch_ended()
+        cadence.batches += 1
+        if cadence.batches < cadence.idle_until:
+            return
         if self._sample is not None:
             self._end_sample(outputs)
         if cadence.look_is_due:
@@ -186,8 +188,12 @@ class Monitor(Rule):
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         """Run a measurement; after one that raised this monitor measures no more, and says so at the next look."""
-        if not self._refusal:
-            self._refusal = attempt(lambda: step(*arguments))[1]
+        if self._refusal:
+            return
+        try:
+            step(*arguments)
+        except Exception as error:
+            self._refusal = refusal_of(error)
 
     def _look(self, trainer: Any, last: bool = False) -> None:
         """Bring readings to the host, compare ranks, judge. A collective."""

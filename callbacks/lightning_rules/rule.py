@@ -175,12 +175,17 @@ def attempt(step: Callable[[], T]) -> tuple[T | None, str]:
     """The step's value and no refusal, or no value and the reason why."""
     try:
         return step(), ""
-    except NotApplicable as reason:
-        return None, f"{reason.prefix}{reason}"
     except Exception as error:
-        log.debug("A measurement failed; the run goes on without it.", exc_info=True)
-        said = str(error).partition(chr(10))[0]
-        return None, f"{NotApplicable.prefix}the measurement failed with {type(error).__name__}: {said}"
+        return None, refusal_of(error)
+
+
+def refusal_of(error: Exception) -> str:
+    """What a finding says of a measurement that raised this."""
+    if isinstance(error, NotApplicable):
+        return f"{error.prefix}{error}"
+    log.debug("A measurement failed; the run goes on without it.", exc_info=error)
+    said = str(error).partition(chr(10))[0]
+    return f"{NotApplicable.prefix}the measurement failed with {type(error).__name__}: {said}"
 
 
 def _findings_of(trainer: Any) -> list[Finding]:

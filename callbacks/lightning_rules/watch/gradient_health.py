@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_rules.finding import Finding
 from lightning_rules.idle_hooks import rest
 from lightning_rules.monitor import Monitor
-from lightning_rules.rule import NotApplicable
+from lightning_rules.rule import NotApplicable, refusal_of
 from lightning_rules.shards import refuse_shards
 from lightning_rules.view import View
 from lightning_rules.watch import gradient_judgement
@@ -93,6 +93,7 @@ class GradientHealth(Monitor):
         self._losses: list[Any] = []
         self._seen: list[GradientsSeen] = []
         self._stored: list[dict[str, Any]] = []  # of a checkpoint
+        self._clearing = False
         self._looked = 0.0
         self._batches = 0
 
@@ -108,7 +109,8 @@ class GradientHealth(Monitor):
             history.load(stored)
         if _others_may_clear(trainer, view.module):
             self._watches = {}
-        if not self._watches:
+        self._clearing = bool(self._watches)
+        if not self._clearing:
             rest(self, "on_before_backward")
         self._looked = time.perf_counter()
 
@@ -149,15 +151,18 @@ class GradientHealth(Monitor):
         if stream is None or not self._active or self._refusal:
             return
         try:
-            stream.add(trainer.global_step, len(self._losses))
-            if self._watches:
+            # Asking the Trainer takes longer than counting; the count begins anew at each look.
+            step = stream.step + 1 if stream.step is not None and len(self._streams) == 1 else trainer.global_step
+            stream.add(step, len(self._losses))
+            if self._clearing:
                 self._watches[id(optimizer)].stepped()
         except Exception as error:
-            self._guarded(_raise, error)
+            self._refusal = refusal_of(error)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Look whether gradients are cleared; this hook rests when enough was seen."""
         if not self._active or all(watch.is_over for watch in self._watches.values()):
+            self._clearing = False
             rest(self, "on_before_backward")
             return
         for watch in self._watches.values():
@@ -248,10 +253,6 @@ def _others_may_clear(trainer: Any, module: Any) -> bool:
 def _is_ours(hook: Any) -> bool:
     """Whether a hook is Lightning's or of this package, not the user's."""
     return hook.__module__.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_rules")
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _as_numbers(losses: Sequence[Any]) -> Tensor:

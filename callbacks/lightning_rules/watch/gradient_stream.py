@@ -42,6 +42,7 @@ class GradientStream:
         self._blocks: list[Tensor] = []
         self._places: list[tuple[int, int]] = []
         self._seconds: list[float] = []
+        self.step: int | None = None  # the last that was seen since then
 
     def add(self, step: int, batch: int) -> None:
         """Measure the gradients as they are.
@@ -51,6 +52,7 @@ class GradientStream:
             batch: How many batches have ended since the last look.
         """
         self.stepped = True
+        self.step = step
         self._wait -= 1
         if self._wait > 0:
             return
