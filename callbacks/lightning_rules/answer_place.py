@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rules.batches import leaves
+from lightning_rules.compiled_code import is_compiled, is_compiled_function
 from lightning_rules.losses import SQUASHED, Kind, LossCall
 from lightning_rules.rule import NotApplicable, attempt
 from lightning_rules.view import View
@@ -206,15 +207,7 @@ def _refuse_compiled(module: Any, head: str) -> None:
     path = [module]
     for name in head.split(".") if head else ():
         path.append(path[-1].get_submodule(name))
-    compiled = getattr(module, "_compiler_ctx", None) is not None or any(_is_compiled(part) for part in path)
+    compiled = any(is_compiled(part) or is_compiled_function(part.forward) for part in path)
     steps = (getattr(module, name, None) for name in ("training_step", "validation_step"))
-    if compiled or any(hasattr(step, "_torchdynamo_orig_callable") for step in steps):
+    if compiled or any(map(is_compiled_function, steps)):
         raise NotApplicable(f"the layer before the loss, {head or 'the module'}, runs within compiled code.")
-
-
-def _is_compiled(part: Any) -> bool:
-    return (
-        type(part).__name__ == "OptimizedModule"
-        or getattr(part, "_compiled_call_impl", None) is not None
-        or hasattr(part.forward, "_torchdynamo_orig_callable")
-    )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_rules.watch.compiled_code import calls_compiled_functions, has_compiled_parts, outside_compiled
+from lightning_rules.compiled_code import calls_compiled_functions, has_compiled_parts, outside_compiled
 from lightning_rules.watch.step_watch import Place, StepSeen, StepWatch, WatchedStep
 from lightning_rules.watch.value_samples import VALUES, by_unit, counted, strided
 

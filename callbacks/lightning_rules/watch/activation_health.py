@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from lightning_rules.activation_functions import Activation
-from lightning_rules.monitor import Finding, Histogram, Monitor, NotApplicable, Sample, Severity, View
-from lightning_rules.watch import layer_sizes, output_ranges, stuck_units
-from lightning_rules.watch.compiled_code import (
+from lightning_rules.compiled_code import (
     calls_compiled_functions,
     frames_compiled,
     has_compiled_parts,
     outside_compiled,
 )
+from lightning_rules.monitor import Finding, Histogram, Monitor, NotApplicable, Sample, Severity, View
+from lightning_rules.watch import layer_sizes, output_ranges, stuck_units
 from lightning_rules.watch.layer_sizes import LayerSizes, SizesSeen
 from lightning_rules.watch.output_ranges import OutputRanges, OutputsSeen
 from lightning_rules.watch.step_watch import Place, StepWatch, WatchedStep

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_rules.compiled_code import is_compiled, is_compiled_function
 from lightning_rules.hidden_parts import named_parts, sensitive
 
 # They take another way through their kernels in evaluation mode when a hook stands on them or on a part of theirs.
@@ -144,14 +145,7 @@ def closed_to_hooks(module: nn.Module) -> set[nn.Module]:
 
 
 def _closes(part: nn.Module) -> bool:
-    return isinstance(part, (*FAST_PATHS, torch.jit.ScriptModule)) or _compiled(part)
-
-
-def _compiled(part: nn.Module) -> bool:
-    """Whether a module is compiled, or one of its methods is."""
-    if getattr(part, "_compiled_call_impl", None) is not None or getattr(part, "_compiler_ctx", None) is not None:
-        return True
-    return isinstance(part, torch._dynamo.OptimizedModule) or any(map(_is_compiled, _own_values(part)))
+    return isinstance(part, FAST_PATHS) or is_compiled(part) or any(map(is_compiled_function, _own_values(part)))
 
 
 def _own_values(part: nn.Module) -> Iterator[Any]:
@@ -159,7 +153,3 @@ def _own_values(part: nn.Module) -> Iterator[Any]:
         base for base in type(part).__mro__ if not base.__module__.startswith(("torch.nn", "builtins", "lightning."))
     )
     return chain(vars(part).values(), *(vars(base).values() for base in own))
-
-
-def _is_compiled(value: Any) -> bool:
-    return callable(value) and "_torchdynamo_orig_callable" in getattr(value, "__dict__", ())

@@ -21,19 +21,19 @@ def outside_compiled(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if name:
             yield name, part
         fresh = [(f"{name}.{key}".lstrip("."), child) for key, child in part.named_children() if child not in known]
-        fresh = [(path, child) for path, child in fresh if not _is_compiled(child)]
+        fresh = [(path, child) for path, child in fresh if not is_compiled(child)]
         known.update(child for _, child in fresh)
         waiting += reversed(fresh)
 
 
 def calls_compiled_functions(module: nn.Module) -> bool:
     """Whether a compiled function, which may run any of the parts, stands where the module's code finds it by name."""
-    return any(_is_compiled_function(value) for value in _reachable(module))
+    return any(is_compiled_function(value) for value in _reachable(module))
 
 
 def has_compiled_parts(module: nn.Module) -> bool:
     """Whether any of the submodules runs as compiled code."""
-    return any(_is_compiled(part) for part in module.modules())
+    return any(is_compiled(part) for part in module.modules())
 
 
 def frames_compiled() -> int:
@@ -41,12 +41,16 @@ def frames_compiled() -> int:
     return int(torch._dynamo.utils.counters["frames"]["total"])
 
 
-def _is_compiled(part: nn.Module) -> bool:
-    compiled = (torch._dynamo.eval_frame.OptimizedModule, torch.jit.ScriptModule)
-    return isinstance(part, compiled) or getattr(part, "_compiled_call_impl", None) is not None
+def is_compiled(part: nn.Module) -> bool:
+    """Whether a module's call runs as compiled or scripted code."""
+    if isinstance(part, (torch._dynamo.eval_frame.OptimizedModule, torch.jit.ScriptModule)):
+        return True
+    marks = ("_compiled_call_impl", "_compiler_ctx")  # of ``module.compile()``, and of Lightning's own compiled modules
+    return any(getattr(part, mark, None) is not None for mark in marks)
 
 
-def _is_compiled_function(value: Any) -> bool:
+def is_compiled_function(value: Any) -> bool:
+    """Whether a function or method came out of ``torch.compile``."""
     value = getattr(value, "__func__", value) if type(value).__name__ == "method" else value
     return isinstance(value, FunctionType) and COMPILED in value.__dict__
 
