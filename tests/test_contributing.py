@@ -15,7 +15,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 TOOLS = {"pre-commit", "python", "ruff", "mypy"}
 # Written by the steps of the text themselves.
-MADE = {"callbacks/lightning_rules/watch/update_ratio.py", "tests/watch/test_update_ratio.py"}
+MADE = {"callbacks/lightning_rules/watch/weight_spread.py", "tests/watch/test_weight_spread.py"}
 PRE_COMMIT = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
 HOOKS = PRE_COMMIT["repos"][0]["hooks"]
 

@@ -121,14 +121,14 @@ def test_filled_skeleton_passes_the_contract_and_its_own_tests(untouched_tree: P
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["wach", "update-ratio"], "There is no family 'wach' of rules; choose one of data, init, "),
-        (["testing", "update-ratio"], "There is no family 'testing' of rules; choose one of data, init, "),
-        (["watch", "UpdateRatio"], "write lower-case words and hyphens: 'update-ratio'."),
-        (["watch", "update_ratio"], "write lower-case words and hyphens: 'update-ratio'."),
-        (["watch", "../update-ratio"], "write lower-case words and hyphens: 'update-ratio'."),
+        (["wach", "weight-spread"], "There is no family 'wach' of rules; choose one of data, init, "),
+        (["testing", "weight-spread"], "There is no family 'testing' of rules; choose one of data, init, "),
+        (["watch", "WeightSpread"], "write lower-case words and hyphens: 'weight-spread'."),
+        (["watch", "weight_spread"], "write lower-case words and hyphens: 'weight-spread'."),
+        (["watch", "../weight-spread"], "write lower-case words and hyphens: 'weight-spread'."),
         (["watch", "2"], "write lower-case words and hyphens: 'loss-at-init'."),
         (["watch", "lambda"], "The name 'lambda' is a keyword of Python"),
-        (["watch", "update-ratio", "--kind", "cheque"], "There is no kind 'cheque' of rules; choose one of enforce, "),
+        (["watch", "weight-spread", "--kind", "cheque"], "There is no kind 'cheque' of rules; choose one of enforce, "),
         (["watch", "early-stopping"], "would hide Lightning's callback of that name; choose another."),
         (["watch", "loss-at-init"], "lightning_rules exports LossAtInit already; choose another name"),
         (["watch", "finding"], "lightning_rules exports Finding already; choose another name"),
@@ -151,7 +151,7 @@ def test_failure_half_way_changes_nothing(untouched_tree: Path, capsys) -> None:
     """The folder of the test cannot be made, since a file stands there; the rule's file was written before it."""
     (untouched_tree / "tests" / "watch").write_text("in the way")
     before = contents(untouched_tree)
-    assert load_script(untouched_tree).main(["watch", "update-ratio"]) == 1
+    assert load_script(untouched_tree).main(["watch", "weight-spread"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Nothing was written: ")
     assert "watch (" in said

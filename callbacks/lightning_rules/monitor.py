@@ -208,7 +208,7 @@ class Monitor(Rule):
         everywhere = gather(trainer, (numbers, self._cadence.proposal()))
         if due:
             for place, monitor in enumerate(list(group)):
-                monitor._hear(trainer, [numbers[place] for numbers, _ in everywhere], last)
+                monitor._hear(trainer, [numbers[place] for numbers, _ in everywhere], self._cadence.batches, last)
         if not last:
             self._group = [monitor for monitor in group if monitor._active]
             self._each = [monitor for monitor in self._each if monitor._active]
@@ -220,7 +220,7 @@ class Monitor(Rule):
         refusal = self._refusal or refusal
         return (None, refusal) if refusal else attempt(lambda: self.take(readings))
 
-    def _hear(self, trainer: Any, ranks: Sequence[tuple[Any, str]], last: bool) -> None:
+    def _hear(self, trainer: Any, ranks: Sequence[tuple[Any, str]], batches: int, last: bool) -> None:
         """Judge what the ranks have measured, record what is new, and log."""
         refusals = [refusal for _, refusal in ranks if refusal]
         found: list[Finding] = []
@@ -230,7 +230,10 @@ class Monitor(Rule):
         if refusals:
             self._active = False
             found = [Finding(self.name, Severity.INFO, refusals[0])]
-        self._record(trainer, self._news(found, last or bool(refusals)), acted=False)
+        news = self._news(found, last or bool(refusals))
+        if last and not news and not self.findings:
+            news = [Finding(self.name, Severity.INFO, f"Too little was seen to judge, in {batches:,} batches.")]
+        self._record(trainer, news, acted=False)
         if self._active and trainer.loggers:
             log_scalars(trainer, self.scalars())
             log_histograms(trainer, self.histograms())
