@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_rules.compiled_code import calls_compiled_functions, has_compiled_parts, outside_compiled
 from lightning_rules.watch.step_watch import Place, StepSeen, StepWatch, WatchedStep
-from lightning_rules.watch.value_samples import VALUES, by_unit, counted, strided
+from lightning_rules.watch.value_samples import VALUES, by_unit, counted, thinned
 
 
 class Net(nn.Module):
@@ -182,8 +182,8 @@ def test_samples() -> None:
     assert VALUES / 4 <= sample.numel() <= VALUES
     assert set(sample[3].tolist()) <= set(big[:, 3].flatten().tolist())
     assert not torch.equal(sample, by_unit(big, 1, 6)), "other places at the next step"
-    assert strided(torch.randn(50_000, 4), 1000, 3).numel() <= 1100
-    assert strided(torch.randn(4, 4), 1000, 3).shape == (4, 4)
+    assert thinned(torch.randn(50_000, 4), 1000, 3).numel() <= 1100
+    assert thinned(torch.randn(4, 4), 1000, 3).shape == (4, 4)
     counts, low, high = counted(torch.tensor([0.0, 1.0, 1.0, 64.0]))
     assert (counts[0], counts[1], counts[63], counts.sum()) == (1, 2, 1, 4)
     assert (low, high) == (0, 64)

@@ -26,7 +26,7 @@ from lightning_rules.watch.updates import (
     judge_updates,
     still_now,
 )
-from lightning_rules.watch.weight_steps import StepWatch, Watched
+from lightning_rules.watch.weight_steps import Watched, WeightSteps
 
 INFINITE = float("inf")
 
@@ -175,7 +175,7 @@ def test_measured_as_plain_arithmetic_has_it() -> None:
     net[2].bias.data = net[2].bias.data.float()
     groups: list[dict[str, Any]] = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.0}]
     optimizer = torch.optim.SGD(groups, 0.1)
-    watch = StepWatch(optimizer, net, 0)
+    watch = WeightSteps(optimizer, net, 0)
     old = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_rules.batches import leaves
+from lightning_rules.deadline import Deadline
 from lightning_rules.losses import LossCall
 from lightning_rules.priors import constant_output, tally_of
 from lightning_rules.view import View
 
 BATCHES = 4
+SECONDS = 1.0  # after which no further batch is begun
 SCALES = ("Mul", "Div", "Alias", "Clone", "ToCopy", "View", "Squeeze", "Unsqueeze", "Mean", "Sum")
 SAME_SCALE = 1e-3  # how far the returned loss over that of the loss functions may differ from batch to batch
 
@@ -41,8 +43,9 @@ def prior_loss(view: View) -> PriorLoss | None:
         network or at random, so that no constant output is a yardstick.
     """
     try:
+        deadline = Deadline(SECONDS)
         batches: list[Any] = view.batches(BATCHES)
-        pairs = [_losses(view, batch) for batch in batches]
+        pairs = [_losses(view, batch) for place, batch in enumerate(batches) if place == 0 or deadline.left]
     except Exception:  # NotApplicable, or a step that cannot be run by itself: the curve alone is judged
         return None
     if any(pair is None for pair in pairs):

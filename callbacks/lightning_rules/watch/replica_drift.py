@@ -43,7 +43,7 @@ class ReplicaDrift(Monitor):
         that are not Lightning's DDP. Parameters that DDP was told to ignore are left out.
 
     Cost: Parameters are read once at each look: 90 us for a two-layer MLP of 64-128-10 and 24 ms for a ResNet-18 on
-        one core. 30 us for each tensor of a sampled batch. Ranks exchange about 50 bytes for each parameter at a look.
+        one core. 15 us for each tensor of a sampled batch. Ranks exchange about 50 bytes for each parameter at a look.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_rules.activation_functions import FUNCTIONS, MODULES, SOFTMAXES, Activation
 from lightning_rules.losses import KINDS
-from lightning_rules.watch.value_samples import VALUES, by_unit, is_plain, strided, value_range
+from lightning_rules.watch.value_samples import VALUES, by_unit, is_dense_float, thinned, value_range
 
 FEW = 1 << 13  # of a layer's output
 CALLS = 8  # of one activation in a step that are told apart; later ones are not looked at
@@ -146,19 +146,19 @@ class StepWatch(TorchFunctionMode):
 
     def _layer(self, name: str, part: nn.Module, output: Any) -> None:
         value = output if isinstance(output, Tensor) else next(iter(tree_leaves(output)), None)
-        if not isinstance(value, Tensor) or not is_plain(value):
+        if not isinstance(value, Tensor) or not is_dense_float(value):
             return
         weight = max((parameter.dim() for parameter in part._parameters.values() if parameter is not None), default=0)
         maps = weight >= 2 and not isinstance(part, (nn.Embedding, nn.EmbeddingBag))
         if maps:
             self._units_last = not isinstance(part, nn.modules.conv._ConvNd)
-        few = strided(value.detach(), FEW, self.turn)
+        few = thinned(value.detach(), FEW, self.turn)
         self.seen.layers[name] = maps
         self.seen.sizes.append(torch.linalg.vector_norm(few.float()) / few.numel() ** 0.5)
 
     def _activation(self, kind: Activation, given: Any) -> None:
         place = self._place(kind)
-        if place is None or not is_plain(given) or given.dim() < 2:
+        if place is None or not is_dense_float(given) or given.dim() < 2:
             return
         if given.dim() >= 4 and not self._units_last and given.shape[2:].numel() == 1:
             return  # a gate of whole maps, such as squeeze and excitation
@@ -175,9 +175,9 @@ class StepWatch(TorchFunctionMode):
 
     def _softmax(self, value: Any, dim: Any) -> None:
         place = self._place(SOFTMAX)
-        if place is None or not is_plain(value) or value.dim() < 3 or not isinstance(dim, int):
+        if place is None or not is_dense_float(value) or value.dim() < 3 or not isinstance(dim, int):
             return
-        rows = strided(value.detach().movedim(dim, -1), VALUES, self.turn, keep=1)
+        rows = thinned(value.detach().movedim(dim, -1), VALUES, self.turn, keep=1)
         self.seen.units[place] = (SOFTMAX, (rows.amax(-1) > CERTAIN).float().mean().reshape(1), len(self.seen.layers))
         self.seen.examples[place] = value.shape[0]
 
@@ -188,7 +188,7 @@ class StepWatch(TorchFunctionMode):
         return Place(name, kind.label, call) if call < CALLS and len(self.seen.units) < PLACES else None
 
     def _loss_call(self, func: Any, output: Any, target: Any) -> None:
-        if not (is_plain(output) and isinstance(target, Tensor)) or not output.requires_grad or len(output) < 2:
+        if not (is_dense_float(output) and isinstance(target, Tensor)) or not output.requires_grad or len(output) < 2:
             return
         if func.__name__ in self.seen.outputs:  # the first call of each says enough
             return

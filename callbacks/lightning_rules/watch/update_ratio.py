@@ -13,7 +13,7 @@ from lightning_rules.monitor import Finding, Monitor, NotApplicable, Sample, Vie
 from lightning_rules.shards import refuse_shards
 from lightning_rules.watch.update_pace import Pace, planned_steps, rates_of, share_done, waits_for_progress
 from lightning_rules.watch.updates import ENDED, ENDS_EARLY, LARGE, SMALL, STILL, UpdatesSeen, judge_updates, still_now
-from lightning_rules.watch.weight_steps import StepWatch
+from lightning_rules.watch.weight_steps import WeightSteps
 
 LOGGED = 30  # weights
 
@@ -77,7 +77,7 @@ class UpdateRatio(Monitor):
         super()._forget()
         self._trainer: Any = None
         self._planned = float("inf")
-        self._watches: dict[int, StepWatch] = {}  # by place in `trainer.optimizers`
+        self._watches: dict[int, WeightSteps] = {}  # by place in `trainer.optimizers`
         self._waiting: set[int] = set()  # places of optimisers whose next step is measured
         self._hooks: dict[int, list[Any]] = {}  # on those and, until it can be taken away, on some that have stepped
         self._seen: list[Any] = []
@@ -121,7 +121,7 @@ class UpdateRatio(Monitor):
     def _look_before(self, place: int, module: Any, optimizer: Any) -> None:
         watch = self._watches.get(place)
         if watch is None or not watch.holds(optimizer):
-            watch = self._watches[place] = StepWatch(optimizer, module, self._trainer.global_step)
+            watch = self._watches[place] = WeightSteps(optimizer, module, self._trainer.global_step)
         watch.before()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ VALUES = 1 << 15  # of a tensor looked at
 BINS = 64
 
 
-def is_plain(value: Any) -> bool:
+def is_dense_float(value: Any) -> bool:
     """Whether a value can be measured here: dense, of floating point, not empty, none of torch's wrappers."""
     return (
         type(value) is Tensor
@@ -24,7 +24,7 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def strided(value: Tensor, most: int, turn: int, keep: int = 0) -> Tensor:
+def thinned(value: Tensor, most: int, turn: int, keep: int = 0) -> Tensor:
     """About so many values at most, spread evenly over the first dimensions; a view.
 
     Args:
@@ -46,7 +46,7 @@ def by_unit(value: Tensor, unit_dim: int, turn: int) -> Tensor:
     """A sample of the values, ``[units, values]``."""
     dim = unit_dim if -value.dim() <= unit_dim < value.dim() else -1
     moved = value.movedim(dim, -1)
-    return strided(moved, VALUES, turn, keep=1).movedim(-1, 0).flatten(1)
+    return thinned(moved, VALUES, turn, keep=1).movedim(-1, 0).flatten(1)
 
 
 def value_range(value: Tensor, unit_dim: int, turn: int) -> Tensor:

@@ -47,7 +47,7 @@ def trainable(optimizer: Any) -> list[tuple[int, Tensor]]:
     ]
 
 
-class StepWatch:
+class WeightSteps:
     """The parameters of one optimiser, and what became of them since the watch began.
 
     It lasts as long as :meth:`holds`; it keeps at most 256 elements of each parameter, and during a step that is
