@@ -164,3 +164,9 @@ def test_each_rule_can_be_ignored(rule: Any) -> None:
 def test_ignoring_wrongly(ignore: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recommended(ignore)
+
+
+def test_a_rule_that_watches_is_no_check() -> None:
+    with pytest.raises(ValueError, match="'gradient-health' watches a run while it trains, and `check` takes no step"):
+        check(make(), loader(), only=["gradient-health"])
+    assert check(make(), loader(), ignore={"monitor-mode": "it is a distance"}).ok  # what a fit ignores is no mistake

@@ -117,6 +117,10 @@ def rules_to_check(
     rules = [*make(CHECKED, ignored, budget=None), *extra]
     known = [name for rule in rules for name in (rule.name, *rule.aspects)]
     for name in only or ():
+        if name in watching:
+            raise ValueError(
+                f"The rule {name!r} watches a run while it trains, and `check` takes no step: see it in fit."
+            )
         if name not in known:
             raise ValueError(f"There is no rule {name!r} to check: the rules are {', '.join(known)}.")
     asked = [rule for rule in rules if only is None or set(only) & {rule.name, *rule.aspects}]
