@@ -1,48 +1,52 @@
 """What watching costs: the time of a training step with all monitors of ``recommended()``, beside a bare one.
 
-    python benchmarks/overhead.py                       print the table (about five minutes)
+    python benchmarks/overhead.py                       print the table (about ten minutes)
     python benchmarks/overhead.py --record              also write it to benchmarks/RESULTS.md
     python benchmarks/overhead.py --networks mlp        one network alone
 
-All contestants train in one process, each in a thread of its own that trains a block of steps and hands over to the
-next: what else the machine does falls on all of them alike. Shown are medians over blocks, and the interval of the
-median by bootstrap. The blocks in which the network warms up and the monitors sample densely are told apart.
+The contestants take turns within one fit of one network: of two instances of the same network one may well be several
+percent faster, by where its tensors lie in memory. A round is as many steps of each, in short turns in random order;
+shown are medians over rounds, and the interval of the median by bootstrap. Time is that of the training thread on the
+CPU, so that other programs count little. Told apart are the first round, in which the monitors sample densely, and what
+they take when training starts and ends and at the end of its one epoch, with pictures.
 """
 
 import argparse
 import itertools
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning as L
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+import wandb
 from results import origin, quietly, record
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from lightning_rules import recommended
+from lightning_rules.idle_hooks import EVERY_BATCH, rest, wake
 from lightning_rules.monitor import Monitor
 
 HEADING = "Overhead of the monitors"
-BEGINNING = 2  # blocks that are told apart
 WATCH_EVERY = 16  # steps between two samples of W&B, as seldom as ours sample at the most
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, its batches, and how many steps make a block."""
+    """A network, its batches, and how many steps make a turn, turns a round, and rounds the fit."""
 
     network: Callable[[], nn.Module]
     shape: tuple[int, ...]
     batch: int
-    block: int
-    blocks: int
+    turn: int
+    turns: int
+    rounds: int
     contestants: tuple[str, ...]
 
 
@@ -51,12 +55,19 @@ SETTINGS = {
         lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)),
         (64,),
         32,
-        256,
-        30,
+        64,
+        8,
+        40,
         ("bare", "monitors"),
     ),
     "resnet18": Setting(
-        lambda: timm.create_model("resnet18", num_classes=10), (3, 64, 64), 16, 16, 14, ("bare", "monitors", "watch")
+        lambda: timm.create_model("resnet18", num_classes=10),
+        (3, 64, 64),
+        16,
+        WATCH_EVERY,
+        4,
+        14,
+        ("bare", "monitors", "watch"),
     ),
 }
 
@@ -77,142 +88,165 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-3)
 
 
+class Watched:
+    """All monitors of ``recommended()``, which rest in turns."""
+
+    def __init__(self) -> None:
+        self.rules = [rule for rule in recommended() if isinstance(rule, Monitor)]
+        self.awake: list[tuple[Monitor, list[str]]] = []
+
+    def begin(self) -> None:
+        """Watch from now on."""
+        for rule, hooks in self.awake:
+            wake(rule, *hooks)
+
+    def end(self) -> None:
+        """Rest from now on."""
+        self.awake = [(rule, [name for name in EVERY_BATCH if getattr(rule, name) is not None]) for rule in self.rules]
+        for rule, hooks in self.awake:
+            rest(rule, *hooks)
+
+
 @dataclass
-class Baton:
-    """Whose turn it is."""
+class Watch:
+    """Parameters and gradients to W&B, offline, by ``wandb.watch(log="all")``."""
 
-    runners: int
-    turn: int = 0
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    network: nn.Module
+    run: Any = None
 
-    def wait(self, runner: int) -> None:
-        """Until it is this runner's turn."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.turn == runner)
+    def begin(self) -> None:
+        """Watch from now on."""
+        self.run = self.run or wandb.init(mode="offline", settings=wandb.Settings(silent=True))
+        self.run.watch(self.network, log="all", log_freq=WATCH_EVERY)
 
-    def hand_over(self) -> None:
-        """To the next."""
-        with self.changed:
-            self.turn = (self.turn + 1) % self.runners
-            self.changed.notify_all()
+    def end(self) -> None:
+        """Rest from now on; what was watched is sent before."""
+        self.run.log({"turn": 1})
+        self.run.unwatch(self.network)
 
 
-class Blocks(L.Callback):
-    """Times blocks of steps, and hands over after each."""
+class Bare:
+    """Nothing."""
 
-    def __init__(self, baton: Baton, runner: int, block: int) -> None:
-        self.baton, self.runner, self.block = baton, runner, block
-        self.seconds: list[float] = []
+    def begin(self) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Turns(L.Callback):
+    """Lets the contestants take turns, and adds up what the steps of each take in a round."""
+
+    setting: Setting
+    contestants: dict[str, Any]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(0)
+        self.steps = 0
+        self.order: list[str] = []
         self.began = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The first block begins."""
-        self.began = time.perf_counter()
+        """A turn to warm up begins; the monitors, which are awake, rest until theirs."""
+        self.contestants["monitors"].end()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
-        """End a block."""
-        if trainer.global_step % self.block == 0:
-            self.seconds.append((time.perf_counter() - self.began) / self.block)
-            self.baton.hand_over()
-            self.baton.wait(self.runner)
-            self.began = time.perf_counter()
+        """End a turn."""
+        self.steps += 1
+        if self.steps % self.setting.turn:
+            return
+        if self.order:
+            name = self.order.pop()
+            self.contestants[name].end()
+            seconds = self.seconds.setdefault(name, [])
+            seconds.append((time.thread_time() - self.began) / self.setting.turn)
+        if not self.order:
+            self.order = list(self.random.permutation(list(self.contestants)))
+        self.began = time.thread_time()
+        self.contestants[self.order[-1]].begin()
 
 
-class Watch(L.Callback):
-    """Parameters and gradients to W&B, offline, as ``wandb.watch(log="all")`` does it."""
+class Bracket(L.Callback):
+    """Two of these time the hooks of what stands between them: when training starts, an epoch ends, training ends."""
+
+    began = 0.0
+    seconds = 0.0
+
+    def __init__(self, is_first: bool) -> None:
+        self.is_first = is_first
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to watch."""
-        import wandb
+        """Take the time."""
+        if self.is_first:
+            Bracket.began = time.perf_counter()
+        else:
+            Bracket.seconds += time.perf_counter() - Bracket.began
 
-        self.run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
-        self.run.watch(pl_module.network, log="all", log_freq=WATCH_EVERY)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
-        """Send what was watched."""
-        if trainer.global_step % WATCH_EVERY == 0:
-            self.run.log({"step": trainer.global_step})
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the files."""
-        self.run.finish()
+    on_train_epoch_end = on_train_end = on_train_start
 
 
-def callbacks_of(contestant: str) -> list[L.Callback]:
-    """What a contestant adds to a bare fit."""
-    monitors: list[L.Callback] = [rule for rule in recommended() if isinstance(rule, Monitor)]
-    return {"bare": [], "monitors": monitors, "watch": [Watch()]}[contestant]
-
-
-def train(setting: Setting, contestant: str, blocks: Blocks) -> None:
-    """One contestant's fit."""
+def measure(setting: Setting) -> tuple[dict[str, np.ndarray], float]:
+    """Seconds a step in each round ``[rounds]``, by contestant; and seconds of the monitors beside steps."""
     torch.set_num_threads(1)
-    blocks.baton.wait(blocks.runner)
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(setting.batch * 64, *setting.shape, generator=generator)
-    labels = torch.randint(0, 10, (len(inputs),), generator=generator)
+    torch.manual_seed(0)
+    inputs = torch.randn(setting.batch * 64, *setting.shape)
+    labels = torch.randint(0, 10, (len(inputs),))
+    module = Classifier(setting.network())
+    everyone = {"bare": Bare(), "monitors": (watched := Watched()), "watch": Watch(module.network)}
+    turns = Turns(setting, {name: everyone[name] for name in setting.contestants})
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    steps = setting.turn * (1 + setting.turns * setting.rounds * len(setting.contestants))
+    data = TensorDataset(inputs, labels)
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=setting.block * setting.blocks,
-        callbacks=[*callbacks_of(contestant), blocks],
+        max_epochs=1,
+        callbacks=[Bracket(True), *watched.rules, Bracket(False), turns],
         **quiet,
     )
-    try:
-        trainer.fit(Classifier(setting.network()), DataLoader(TensorDataset(inputs, labels), setting.batch))
-    finally:
-        blocks.baton.hand_over()
-
-
-def measure(setting: Setting) -> dict[str, np.ndarray]:
-    """Seconds a step in each block ``[blocks]``, by contestant."""
-    baton = Baton(len(setting.contestants))
-    timed = [Blocks(baton, number, setting.block) for number in range(baton.runners)]
-    threads = [
-        threading.Thread(target=train, args=(setting, name, blocks))
-        for name, blocks in zip(setting.contestants, timed, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {name: np.array(blocks.seconds) for name, blocks in zip(setting.contestants, timed, strict=True)}
+    Bracket.seconds = 0.0
+    trainer.fit(module, DataLoader(data, setting.batch, sampler=RandomSampler(data, True, steps * setting.batch)))
+    rounds = {name: np.array(seconds).reshape(setting.rounds, -1).mean(1) for name, seconds in turns.seconds.items()}
+    return rounds, Bracket.seconds
 
 
 def added(seconds: np.ndarray, bare: np.ndarray) -> tuple[float, float, float]:
-    """The median over blocks of what a step takes more than a bare one, as a share of that; and its 95% interval."""
+    """The median over rounds of what a step takes more than a bare one, as a share of that; and its 95% interval."""
     shares = seconds / bare - 1
     draws = np.random.default_rng(0).choice(shares, (4000, len(shares)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
     return float(np.median(shares)), float(low), float(high)
 
 
-def lines_of(name: str, setting: Setting, seconds: dict[str, np.ndarray]) -> list[str]:
+def lines_of(name: str, seconds: dict[str, np.ndarray], beside: float) -> list[str]:
     """A table row for each contestant that adds something."""
     rows = []
-    for contestant in setting.contestants[1:]:
-        early, bare = seconds[contestant][:BEGINNING].mean(), seconds["bare"][:BEGINNING].mean()
-        middle, low, high = added(seconds[contestant][BEGINNING:], seconds["bare"][BEGINNING:])
+    bare = seconds["bare"]
+    for contestant in [one for one in seconds if one != "bare"]:
+        middle, low, high = added(seconds[contestant][1:], bare[1:])
+        others = f"{beside:.2g}" if contestant == "monitors" else ""
+        without, with_it = (np.median(one[1:]) * 1e3 for one in (bare, seconds[contestant]))
         rows.append(
-            f"| {name} | {contestant} | {np.median(seconds['bare'][BEGINNING:]) * 1e3:.3g} "
-            f"| {np.median(seconds[contestant][BEGINNING:]) * 1e3:.3g} | {middle:+.1%} ({low:+.1%} to {high:+.1%}) "
-            f"| {early / bare - 1:+.1%} |"
+            f"| {name} | {contestant} | {without:.3g} | {with_it:.3g} "
+            f"| {middle:+.1%} ({low:+.1%} to {high:+.1%}) | {seconds[contestant][0] / bare[0] - 1:+.1%} | {others} |"
         )
     return rows
 
 
 def report(networks: Sequence[str]) -> str:
     """The table."""
-    measured = {name: measure(SETTINGS[name]) for name in networks}
-    rows = itertools.chain.from_iterable(lines_of(name, SETTINGS[name], found) for name, found in measured.items())
+    rows = itertools.chain.from_iterable(lines_of(name, *measure(SETTINGS[name])) for name in networks)
+    lengths = ", ".join(f"{SETTINGS[name].turn * SETTINGS[name].turns} of {name}" for name in networks)
     return "\n".join(
         [
             f'{origin("torch", "lightning", "timm", "wandb")}, one thread. `watch` is `wandb.watch(log="all")`, '
-            f"offline, every {WATCH_EVERY} steps.",
+            f"offline, every {WATCH_EVERY} steps. A round is so many steps of each: {lengths}.",
             "",
-            "| network | added | bare step (ms) | with it (ms) | more a step (95%) | in the first "
-            f"{BEGINNING} blocks |",
-            "| --- | --- | ---: | ---: | ---: | ---: |",
+            "| network | added | bare step (ms) | with it (ms) | more a step (95%) | in the first round "
+            "| at start and end (s) |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
             *rows,
         ]
     )

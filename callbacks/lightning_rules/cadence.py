@@ -61,6 +61,11 @@ class Cadence:
         """Whether to look now, after a batch."""
         return self.batches >= self.next_look
 
+    @property
+    def batch_seconds(self) -> float:
+        """What a batch takes that is not sampled: a median of the last; 0 while none was timed."""
+        return median(self._plain_seconds) if self._plain_seconds else 0.0
+
     def timed(self, seconds: float) -> None:
         """The batch that has just ended was not sampled, and took so long."""
         self._plain_seconds.append(seconds)
@@ -94,7 +99,7 @@ class Cadence:
         """The batches between two samples and between two looks that this rank's costs ask for."""
         if not self._plain_seconds or not self._sample_seconds:
             return SELDOM, LOOKS
-        batch = max(median(self._plain_seconds), 1e-9)
+        batch = max(self.batch_seconds, 1e-9)
         sample = max(median(self._sample_seconds), median(self._whole_seconds) - batch)
         sample_every = _interval(sample, batch * self.overhead * FOR_SAMPLES)
         look = median(self._look_seconds) if self._look_seconds else 0.0

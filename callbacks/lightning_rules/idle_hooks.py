@@ -27,21 +27,31 @@ EVERY_BATCH = (
 
 
 def rest(callback: Any, *names: str) -> None:
-    """Do not call these hooks until :func:`wake`; by default the hooks of every batch that are Lightning's empty ones.
+    """Do not call these hooks until :func:`wake`.
 
     Args:
         callback: Only this instance rests.
-        names: Of hooks that it may well define.
+        names: Of hooks, defined or not.
     """
-    for name in names or _empty_hooks(callback):
+    for name in names:
         callback.__dict__[name] = None
 
 
+def rest_empty(callback: Any) -> None:
+    """Do not call the hooks of every batch that are Lightning's empty ones."""
+    rest(callback, *_empty_hooks(callback))
+
+
 def wake(callback: Any, *names: str) -> None:
-    """Call these hooks again; by default all that rest."""
-    for name in names or EVERY_BATCH:
+    """Call these hooks again."""
+    for name in names:
         if name in callback.__dict__ and callback.__dict__[name] is None:
             del callback.__dict__[name]
+
+
+def wake_all(callback: Any) -> None:
+    """Call all hooks of every batch again."""
+    wake(callback, *EVERY_BATCH)
 
 
 def _empty_hooks(callback: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning_rules.cadence import Cadence
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.host_copy import HostCopy
-from lightning_rules.idle_hooks import rest, wake
+from lightning_rules.idle_hooks import rest, wake, wake_all
 from lightning_rules.log_to import Histogram, log_histograms, log_scalars
 from lightning_rules.ranks import gather
 from lightning_rules.rule import NotApplicable, Rule, attempt, refusal_of
@@ -145,6 +145,8 @@ class Monitor(Rule):
         self._group = group
         self._each = [one for one in group if type(one).each_batch is not Monitor.each_batch]
         self._cadence.overhead = min(monitor.overhead for monitor in monitors)
+        for monitor in group:
+            monitor._cadence = self._cadence
         if group:
             wake(self, "on_train_batch_start", "on_train_batch_end")
 
@@ -270,7 +272,7 @@ class Monitor(Rule):
         """Hold nothing of the run: a rule that is pickled or copied needs no device. A subclass adds what it holds."""
         self._group, self._each, self._sample, self._on_the_way = None, [], None, None
         self._active = False
-        wake(self)
+        wake_all(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, and where the cadence stands; a subclass adds its windows."""

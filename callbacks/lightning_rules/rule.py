@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from lightning_rules import record
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.idle_hooks import rest, wake
+from lightning_rules.idle_hooks import rest_empty, wake_all
 from lightning_rules.namespace import callback_bases
 from lightning_rules.ranks import gather
 
@@ -142,14 +142,14 @@ class Rule(Callback, ABC):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the findings of an earlier fit. A subclass that overrides this calls ``super().setup(...)``."""
         self._folder = trainer.log_dir
-        wake(self)  # a fit that failed has left them at rest
-        rest(self)
+        wake_all(self)  # a fit that failed has left them at rest
+        rest_empty(self)
         if stage == "fit":
             self.findings = []
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Print the table of all rules' findings once, at the end of a fit."""
-        wake(self)
+        wake_all(self)
         if stage == "fit":
             self._print(trainer)
 

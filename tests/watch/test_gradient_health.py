@@ -47,6 +47,13 @@ TABLE = changed(0, moved=0, is_table=True, elements=1000)
         (BAD, "non-finite-gradients", Severity.ERROR, "first at step 96: 2 of 3, `net.2.weight` nearest to the loss"),
         (BAD, "non-finite-gradients", Severity.ERROR, "The loss is finite and its derivative is not"),
         (replace(BAD, every=4), "non-finite-gradients", Severity.ERROR, "step 96 (one in 4 is looked at)"),
+        (replace(BAD, every=4), "non-finite-gradients", Severity.ERROR, "`net.2.weight` nearest to the loss"),
+        (
+            replace(BAD, every=4, first_bad=BadStep(96, "net.4.weight", 3, math.nan)),
+            "non-finite-gradients",
+            Severity.ERROR,
+            "looked at): 3 of 3, with a loss",
+        ),
         (replace(BAD, first_bad=BadStep(96, "a", 2, math.nan)), "non-finite-gradients", Severity.ERROR, "Look for NaN"),
         (
             replace(BAD, first_bad=BadStep(9, "a", 2, 1.0, grown=1e4)),
@@ -176,11 +183,14 @@ def test_rows_of_all_kinds_of_gradients() -> None:
     parameters[2].grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([[3.0, 4.0]]), (4, 2))
     stream.add(7, 0)
     places, (block,), _ = stream.readings()
-    assert places == [(7, 0)]
+    assert places.tolist() == [[7, 0]]
     assert block.tolist() == [[pytest.approx(1.414e10, rel=0.01), -1.0, 5.0]]
     stream._seconds = [0.01] * 5
     stream.adapt(0.1, 0.01)  # a row takes 10 ms, and 1 ms is allowed
     assert stream.every == 10
+    stream._seconds = [4e-5] * 5
+    stream.adapt(1e-3, 0.01)  # cheap in itself
+    assert stream.every == 1
 
 
 class Model(L.LightningModule):

@@ -72,14 +72,17 @@ def _non_finite(seen: GradientsSeen) -> Iterator[Finding]:
         return
     evidence = {**_evidence(seen), "bad_steps": seen.bad, "first_bad_step": first.step, "parameter": first.nearest}
     about = f"step {first.step}" if seen.every == 1 else f"step {first.step} (one in {seen.every} is looked at)"
-    where = f"first at {about}: {first.parameters} of {len(seen.parameters)}, `{first.nearest}` nearest to the loss"
+    where = f"first at {about}: {first.parameters} of {len(seen.parameters)}"
+    late = seen.every > 1 and first.parameters == len(seen.parameters)
+    if not late:
+        where += f", `{first.nearest}` nearest to the loss"
     if seen.scaled:
         yield _with_scaler(seen, where, evidence)
     elif seen.bad_weights:
         message = (
             f"{_whose(seen)} are NaN or infinite, {where}{_loss(first)}; now {seen.bad_weights} parameters are too."
         )
-        yield Finding(NON_FINITE, Severity.ERROR, message, _cure(first), evidence)
+        yield Finding(NON_FINITE, Severity.ERROR, message, _cure(first, late), evidence)
     else:
         share = seen.bad / seen.steps
         often = seen.bad > 2 and seen.steps >= ENOUGH and share > SURVIVED
@@ -87,7 +90,7 @@ def _non_finite(seen: GradientsSeen) -> Iterator[Finding]:
             f"{_whose(seen)} were NaN or infinite at {seen.bad} of {seen.steps} steps, {where}{_loss(first)}; the "
             "weights are finite."
         )
-        yield Finding(NON_FINITE, Severity.WARNING if often else Severity.INFO, message, _cure(first), evidence)
+        yield Finding(NON_FINITE, Severity.WARNING if often else Severity.INFO, message, _cure(first, late), evidence)
 
 
 def _with_scaler(seen: GradientsSeen, where: str, evidence: dict[str, float | int | str]) -> Finding:
@@ -109,9 +112,14 @@ def _loss(first: BadStep) -> str:
     return "" if first.loss is None else f", with a loss of {first.loss:.3g}"
 
 
-def _cure(first: BadStep) -> str:
+def _cure(first: BadStep, late: bool) -> str:
     if first.grown > GROWN:
         return f"They had grown {first.grown:.0f}-fold since the start: lower the learning rate, or clip the gradients."
+    if late:
+        return (
+            "Look for sqrt, norm, log or a division at 0 in the loss, and for NaN in the batches of the steps before; if "
+            "there is none, lower the learning rate."
+        )
     if first.loss is not None and math.isfinite(first.loss):
         return (
             f"The loss is finite and its derivative is not: look near `{first.nearest}` for sqrt, norm, log, a power "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_rules.gradient_norms import HALF, norms_of, parameters_of
 
 BLOCK = 64  # rows until they become one tensor
+TIMED = 8  # rows of which one is timed
 CHEAP = 5e-5  # seconds that a row may take whatever the batch takes
 MISSING = -1.0  # in place of a norm: the parameter has no gradient
 
@@ -57,16 +58,17 @@ class GradientStream:
         if self._wait > 0:
             return
         self._wait = self.every
-        began = time.perf_counter()
+        began = time.perf_counter() if len(self._rows) % TIMED == 0 else 0.0
         gradients = [gradient for one in self.parameters if (gradient := one.grad) is not None]
         if self._alike and len(gradients) == len(self.parameters) and not gradients[0].requires_grad:
             self._rows.append(torch._foreach_norm(gradients, 2, self._type))
         else:
             self._rows.append(self._slow_row())
         self._places.append((step, batch))
+        if began:
+            self._seconds.append(time.perf_counter() - began)
         if len(self._rows) == BLOCK:
             self._pack()
-        self._seconds.append(time.perf_counter() - began)
 
     @torch.no_grad()
     def _slow_row(self) -> list[Tensor]:
@@ -94,10 +96,10 @@ class GradientStream:
             self._blocks.append(torch.stack(numbers).view(len(self._rows), -1))
             self._rows = []
 
-    def readings(self) -> tuple[list[tuple[int, int]], list[Tensor], list[Tensor]]:
-        """For each row its step and batch, the rows in blocks ``[rows, parameters]``, and the weights' norms now."""
+    def readings(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Step and batch of each row ``[rows, 2]``, rows in blocks ``[rows, parameters]``, the weights' norms now."""
         self._pack()
-        handed = self._places, self._blocks, self._weight_norms()
+        handed = torch.tensor(self._places).view(-1, 2), self._blocks, self._weight_norms()
         self._hand_over()
         return handed
 
@@ -109,7 +111,7 @@ class GradientStream:
 
     def adapt(self, batch_seconds: float, share: float) -> None:
         """Take rows so seldom that they keep within a share of the time of batches; each step where a row is cheap."""
-        if self._seconds:
+        if self._seconds and batch_seconds:
             allowed = max(CHEAP, batch_seconds * share)
             self.every = max(1, math.ceil(median(self._seconds) / allowed))
 

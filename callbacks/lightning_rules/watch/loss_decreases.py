@@ -159,12 +159,12 @@ class LossDecreases(Monitor):
 
 
 def together(kept: Sequence[tuple[Tensor | None, int]], automatic: bool) -> list[Tensor | float | None]:
-    """Losses as they were returned: one tensor ``[batches]`` and their factors; or, where they differ, one by one."""
+    """Losses as they were returned: a tensor ``[batches]`` and one of their factors; or, where they differ, one by one."""
     factors = [float(count) if automatic else 1.0 for _, count in kept]
     losses = [loss for loss, _ in kept if loss is not None]
     kinds = {(loss.shape, loss.dtype, loss.device) for loss in losses}
     if len(losses) == len(kept) and len(kinds) == 1 and losses[0].dim() == 0:
-        return [torch.stack(losses).detach().float(), *factors]
+        return [torch.stack(losses).detach().float(), torch.tensor(factors)]
     return [
         None if loss is None or loss.numel() == 0 else loss.detach().float().mean() * factor
         for (loss, _), factor in zip(kept, factors, strict=True)
@@ -173,9 +173,9 @@ def together(kept: Sequence[tuple[Tensor | None, int]], automatic: bool) -> list
 
 def values_of(readings: Sequence[Tensor | float | None]) -> list[float | None]:
     """The inverse on the host: one loss a batch, None where there was none."""
-    first = readings[0] if readings else None
-    if isinstance(first, Tensor) and first.dim() == 1:
-        return [loss * float(factor or 0.0) for loss, factor in zip(first.tolist(), readings[1:], strict=True)]
+    if readings and isinstance(readings[0], Tensor) and readings[0].dim() == 1:
+        losses, factors = (reading.tolist() for reading in readings if isinstance(reading, Tensor))
+        return [loss * factor for loss, factor in zip(losses, factors, strict=True)]
     return [None if value is None else float(value) for value in readings]
 
 
