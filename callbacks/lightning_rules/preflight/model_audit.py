@@ -60,7 +60,7 @@ class ModelAudit(Audit):
         and gradients, or no gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off
         for every example (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80%
         (``dropout``), or on in evaluation (``stochastic-evaluation``); batch norms never follow the data
-        (``still-batch-norm``); no optimiser holds what the loss depends on (``untrained-parameters``), or one holds
+        (``still-batch-norm``), or only the last batch of it (``last-batch-norm``: momentum of 0.9 and more); no optimiser holds what the loss depends on (``untrained-parameters``), or one holds
         tensors that the module does not use (``foreign-parameters``); layers in a plain list are not trained
         (``hidden-layers``), layers are cut off by a ``detach`` (``detached-layers``), gradients are exactly zero
         (``no-gradient``); a rate, momentum, beta, epsilon, decay or clipping is beyond reason

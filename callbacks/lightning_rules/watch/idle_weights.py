@@ -17,8 +17,9 @@ from lightning_rules.watch.weight_steps import REMEMBERED, WeightSteps, is_zero
 
 STILL = "weights-never-move"
 LOOKS = 12  # at gradients
-BATCHES = 64
-SHARE = 0.3  # of the planned run: an optimiser that waits for its turn has had it by then
+BATCHES = 48
+SHARE = 0.3  # of the planned run: an optimiser that waits for its turn has had it by then,
+LONG = 2000  # batches, where no end is known or it is far
 MOST = 0.9  # of the looks
 NAMED = 3
 
@@ -67,9 +68,6 @@ class Idle:
         stepped: Whether it was stepped since the fit began.
         fresh: Names of those that are as torch drew them.
         looks: At gradients.
-        batches: Of this fit so far.
-        done: The share of the planned run that has passed; None where no end is known.
-        ended: Whether this is the end of the fit.
     """
 
     kind: str
@@ -78,20 +76,24 @@ class Idle:
     stepped: bool
     fresh: list[str]
     looks: int
-    batches: int
-    done: float | None
-    ended: bool
 
 
-def judge_idle(idle: Idle) -> Finding | None:
-    """What is sure: an optimiser that is never stepped, or fresh layers at a rate of 0; pure."""
-    waited = idle.ended or (idle.done is not None and idle.done >= SHARE) or idle.batches >= 1000
-    if not idle.weights or idle.looks < LOOKS or idle.batches < BATCHES or not waited:
+def judge_idle(idle: Idle, batches: int, done: float | None, ended: bool) -> Finding | None:
+    """What is sure: an optimiser that is never stepped, or fresh layers at a rate of 0; pure.
+
+    Args:
+        idle: Weights of one optimiser.
+        batches: Of the run so far.
+        done: The share of the planned run that has passed; None where no end is known.
+        ended: Whether this is the end of the fit.
+    """
+    waited = ended or (done is not None and done >= SHARE) or batches >= LONG
+    if not idle.weights or idle.looks < LOOKS or batches < BATCHES or not waited:
         return None
-    evidence = {"weights": len(idle.weights), "of": idle.of, "batches": idle.batches}
+    evidence = {"weights": len(idle.weights), "of": idle.of, "batches": batches}
     if not idle.stepped:
         message = (
-            f"{idle.kind} has never been stepped in {idle.batches} batches, so that the {len(idle.weights)} weights it "
+            f"{idle.kind} has never been stepped in {batches} batches, so that the {len(idle.weights)} weights it "
             f"holds never move, though they get gradients: {_listed(idle.weights)}."
         )
         advice = "Call step() of this optimiser too, or take it away and freeze its weights (requires_grad_(False))."
@@ -100,7 +102,7 @@ def judge_idle(idle: Idle) -> Finding | None:
         return None
     message = (
         f"{len(idle.weights)} of {idle.of} weights of {idle.kind} never move, though they get gradients: their group's "
-        f"learning rate has been 0 for {idle.batches} batches, and {_listed(idle.fresh)} still hold the random numbers "
+        f"learning rate has been 0 for {batches} batches, and {_listed(idle.fresh)} still hold the random numbers "
         "they began with."
     )
     advice = "Give the group a learning rate, or freeze its layers with requires_grad_(False) if they are to stay random."
@@ -128,6 +130,37 @@ def fresh_at_zero(optimizers: Sequence[Any], module: nn.Module) -> set[int]:
             if fan_in and is_as_drawn([weight], 1 / math.sqrt(fan_in)):
                 found.add(id(weight))
     return found
+
+
+def idle_of(
+    kind: str,
+    watch: WeightSteps,
+    zero: set[int] | None,
+    farthest: Sequence[float],
+    tally: tuple[int, list[list[int]], list[Tensor]],
+    fresh: set[int],
+) -> Idle:
+    """Which weights had gradients and were never moved.
+
+    Args:
+        kind: The optimiser's class.
+        watch: Its parameters.
+        zero: The groups at rate 0; None where the optimiser was never stepped, and all count.
+        farthest: The largest change of each parameter since the watch began.
+        tally: What :meth:`GradientTally.reading` gave, on the host.
+        fresh: Weights, by id, that are as torch drew them.
+    """
+    looks, kinds, counts = tally
+    pairs = [(kind, part.tolist()) for kind, part in zip(kinds, counts, strict=True)]
+    had = {place: count for places, part in pairs for place, count in zip(places, part, strict=True)}
+    idle = [
+        place
+        for place, one in enumerate(watch.watched)
+        if one.judged and had[place] >= MOST * looks and farthest[place] == 0 and (zero is None or one.group in zero)
+    ]
+    names = [watch.watched[place].name for place in idle]
+    drawn = [watch.watched[place].name for place in idle if id(watch.parameters[place]) in fresh]
+    return Idle(kind, names, len(watch.judged), zero is not None, drawn, looks)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,11 +12,11 @@ from torch import Tensor
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, Sample, View
 from lightning_rules.shards import refuse_shards
 from lightning_rules.watch.between_steps import OVERWRITTEN, REPEATS
-from lightning_rules.watch.idle_weights import GradientTally, at_rate_zero, fresh_at_zero
+from lightning_rules.watch.idle_weights import GradientTally, at_rate_zero, fresh_at_zero, idle_of
 from lightning_rules.watch.optimiser_changes import FROZEN, REPLACED, Held, remembers
 from lightning_rules.watch.update_pace import Pace, planned_steps, rates_of, share_done, waits_for_progress
-from lightning_rules.watch.updates import ENDED, ENDS_EARLY, LARGE, SMALL, STILL, UpdatesSeen, judge_updates, still_now
-from lightning_rules.watch.updates_taken import Between, idle_of
+from lightning_rules.watch.updates import ENDED, ENDS_EARLY, LARGE, SMALL, STILL, Progress, UpdatesSeen, judge_updates, still_now
+from lightning_rules.watch.epoch_openings import Between
 from lightning_rules.watch.weight_steps import WeightSteps
 
 LOGGED = 30  # weights
@@ -100,6 +100,7 @@ class UpdateRatio(Monitor):
         self._held: dict[int, Held] = {}
         self._stepped: set[int] = set()  # places of optimisers that have been stepped
         self._tallies: dict[int, GradientTally] = {}
+        self._batches = 0  # up to the last sampled one
         self._fresh: set[int] = set()
 
     def start(self, view: View) -> None:
@@ -113,6 +114,7 @@ class UpdateRatio(Monitor):
 
     def before(self, sample: Sample) -> None:
         """Wait for the next step of each optimiser; where gradients accumulate it comes with a later batch."""
+        self._batches = sample.batch_number + 1
         for place, optimizer in self._watchable():
             self._waiting.add(place)
             self._remember_object(place, optimizer)
@@ -217,32 +219,42 @@ class UpdateRatio(Monitor):
         seen, self._seen = self._seen, []
         step, several = self._trainer.global_step, len(self._trainer.optimizers)
         moved = [
-            (place, watch.watched, list(watch.reached), watch.farthest(), watch.steps, (step - watch.began) // several)
-            for place, watch in self._watches.items()
+            (watch, list(watch.reached), watch.farthest(), watch.steps, (step - watch.began) // several)
+            for watch in self._watches.values()
         ]
-        return seen, moved, self._between.readings(), {place: one.reading() for place, one in self._tallies.items()}
+        idle = [
+            (self._held[place].kind, tally.watch, self._zero(place), tally.watch.farthest(), tally.reading())
+            for place, tally in self._tallies.items()
+        ]
+        return seen, moved, self._between.readings(), idle, share_done(self._trainer)
+
+    def _zero(self, place: int) -> set[int] | None:
+        """The groups at rate 0; None where the optimiser was never stepped."""
+        optimizers = self._trainer.optimizers
+        return set(at_rate_zero(optimizers[place])) if place in self._stepped and place < len(optimizers) else None
 
     def take(self, readings: Any) -> UpdatesSeen:
         """Add the measured steps to the windows."""
-        seen, moved, between, tallies = readings
+        seen, moved, between, tallies, done = readings
         for place, kind, step, weights, changes, sizes, rates, share in seen:
             pace = self._paces.setdefault(place, Pace(kind))
             pace.add(weights, _numbers(changes), _numbers(sizes), [[*map(float, group)] for group in rates], step)
             self._follow_rate(pace, share)
         self._between.take(between, self._held)
         still: tuple[list[str], list[str]] = ([], [])
-        idle = []
-        done = share_done(self._trainer)
-        for place, watched, reached, farthest, steps, since in moved:
-            far = _numbers(farthest)
-            for names, more in zip(still, still_now(watched, reached, far, steps, since), strict=True):
+        for watch, reached, farthest, steps, since in moved:
+            found = still_now(watch.watched, reached, _numbers(farthest), steps, since)
+            for names, more in zip(still, found, strict=True):
                 names += more
-            if place in tallies and place in self._watches:
-                idle.append(self._idle(place, tallies[place], far, done))
-        count = sum(len(watched) for _, watched, *_ in moved)
+        count = sum(len(watch.watched) for watch, *_ in moved)
+        idle = [
+            idle_of(kind, watch, zero, _numbers(farthest), tally, self._fresh)
+            for kind, watch, zero, farthest, tally in tallies
+        ]
+        progress = Progress(self._batches, done, self._last_look, _freezes_by_plan(self._trainer))
         return UpdatesSeen(
             list(self._paces.values()), self._planned, self._alive, self._dead, (*still, count),
-            list(self._between.courses.values()), idle, list(self._held.values()), done, _freezes_by_plan(self._trainer),
+            list(self._between.courses.values()), idle, list(self._held.values()), progress,
         )  # fmt: skip
 
     def _follow_rate(self, pace: Pace, share: float | None) -> None:
@@ -253,13 +265,6 @@ class UpdateRatio(Monitor):
             self._alive, self._dead = max(self._alive, share), None
         elif not waits_for_progress(self._trainer):
             self._dead = share
-
-    def _idle(self, place: int, tally: Any, farthest: Sequence[float], done: float | None) -> Any:
-        kind, batches = self._held[place].kind, self._cadence.batches
-        stepped, watch = place in self._stepped, self._tallies[place].watch
-        optimizer = self._trainer.optimizers[place]
-        zero = None if not stepped else set(at_rate_zero(optimizer))
-        return idle_of(kind, watch, tally, farthest, zero, self._fresh, batches, done, self._last_look)
 
     def judge(self, ranks: Sequence[UpdatesSeen]) -> Iterable[Finding]:
         """See :func:`judge_updates`."""

@@ -32,6 +32,23 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        batches: So far.
+        done: The share of the planned run that has passed; None where no end is known.
+        ended: Whether this is the end of the fit.
+        unfreezes: Whether a callback freezes and unfreezes layers by a plan.
+    """
+
+    batches: int = 0
+    done: float | None = None
+    ended: bool = False
+    unfreezes: bool = False
+
+
+@dataclass(frozen=True)
 class UpdatesSeen:
     """What one rank has seen.
 
@@ -45,8 +62,7 @@ class UpdatesSeen:
         courses: What was seen of each optimiser between its steps.
         idle: Weights with gradients that were never moved.
         held: What became of each optimiser.
-        done: The share of the planned run that has passed; None where no end is known.
-        unfreezes: Whether a callback freezes and unfreezes layers by a plan.
+        progress: How far the run is.
     """
 
     paces: list[Pace]
@@ -57,16 +73,17 @@ class UpdatesSeen:
     courses: list[Course] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
-    done: float | None = None
-    unfreezes: bool = False
+    progress: Progress = field(default_factory=Progress)
 
 
 def judge_updates(seen: UpdatesSeen) -> list[Finding]:
     """Findings of all kinds, or that all is well; pure."""
     found = [one for pace in seen.paces for one in (judge_large(pace), judge_small(pace, seen.planned)) if one]
-    found += [one for one in (judge_end(seen), judge_still(*seen.still), *map(judge_idle, seen.idle)) if one]
+    now = seen.progress
+    idle = [judge_idle(one, now.batches, now.done, now.ended) for one in seen.idle]
+    found += [one for one in (judge_end(seen), judge_still(*seen.still), *idle) if one]
     found += [one for course in seen.courses for one in judge_course(course)]
-    found += [one for held in seen.held for one in judge_held(held, seen.done, seen.unfreezes)]
+    found += [one for held in seen.held for one in judge_held(held, now.done, now.unfreezes)]
     ratios = [median(pace.usual_ratios) for pace in seen.paces if pace.names and len(pace.ratios) == WINDOW]
     if found or not ratios or not all(0 < ratio < math.inf for ratio in ratios):
         return found

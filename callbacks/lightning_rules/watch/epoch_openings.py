@@ -1,4 +1,4 @@
-"""Measurements of the rule update-ratio that are not of a step itself, and what is made of their numbers."""
+"""Looks at weights and rates where no step of the optimiser is seen: at the first step of an epoch, after a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lightning_rules.watch.between_steps import Course, opening_of
-from lightning_rules.watch.idle_weights import MOST, Idle
 from lightning_rules.watch.optimiser_changes import Held
 from lightning_rules.watch.update_pace import rates_of
 from lightning_rules.watch.weight_steps import WeightSteps
@@ -78,47 +77,3 @@ class Between:
 def _largest(rates: Sequence[Sequence[Any]]) -> float:
     """Of the present rates of the groups, the first number of each."""
     return max((float(group[0]) for group in rates if group), default=0.0)
-
-
-def idle_of(
-    kind: str,
-    watch: WeightSteps,
-    tally: tuple[int, list[list[int]], list[Tensor]],
-    farthest: Sequence[float],
-    zero: set[int] | None,
-    fresh: set[int],
-    batches: int,
-    done: float | None,
-    ended: bool,
-) -> Idle:
-    """Which weights had gradients and were never moved.
-
-    Args:
-        kind: The optimiser's class.
-        watch: Its parameters.
-        tally: How often each had a gradient, on the host.
-        farthest: The largest change of each since the watch began.
-        zero: The groups at rate 0; None where the optimiser was never stepped, and all count.
-        fresh: Weights, by id, that are as torch drew them.
-        batches: Of this fit so far.
-        done: The share of the planned run that has passed.
-        ended: Whether this is the end of the fit.
-    """
-    looks, kinds, counts = tally
-    had = {
-        place: count
-        for places, part in zip(kinds, counts, strict=True)
-        for place, count in zip(places, part.tolist(), strict=True)
-    }
-    idle = [
-        place
-        for place, one in enumerate(watch.watched)
-        if one.judged
-        and had[place] >= MOST * looks
-        and len(farthest) == len(watch.watched)
-        and farthest[place] == 0
-        and (zero is None or one.group in zero)
-    ]
-    names = [watch.watched[place].name for place in idle]
-    drawn = [watch.watched[place].name for place in idle if id(watch.parameters[place]) in fresh]
-    return Idle(kind, names, len(watch.judged), zero is not None, drawn, looks, batches, done, ended)
