@@ -63,6 +63,7 @@ def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
     biased = [(run.source, _bias(made[run.source])) for run in norms if run.source in made]
     trained = [run for run in norms if run.training]
     kept = [run for run in trained if run.module.track_running_stats]
+    momenta = [float(getattr(run.module, "momentum", None) or 0.0) for run in kept]  # None: averaged over all batches
     sizes = [(run.name, run.inputs[0] * _devices(run.module, seen.trainer)) for run in trained if run.inputs]
     counts = {run.name: sum(other.name == run.name for other in norms) for run in norms if run.recurs}
     return NormsSeen(
@@ -72,7 +73,9 @@ def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
         next((run.name for run in trained if _is_flat(run, trace.examples)), ""),
         recurrent=tuple(counts.items()),
         still=tuple(run.name for run in kept if run.module.momentum == 0),
-        forgetful=tuple((run.name, run.module.momentum) for run in kept if (run.module.momentum or 0.0) >= ALL_NEW),
+        forgetful=tuple(
+            (run.name, momentum) for run, momentum in zip(kept, momenta, strict=True) if momentum >= ALL_NEW
+        ),
         batches=seen.trainer.num_training_batches,
     )
 

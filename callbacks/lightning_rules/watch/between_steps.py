@@ -111,7 +111,7 @@ def _judge_reset(course: Course) -> Finding | None:
         f"the last {len(course.openings)} epochs most weights of {course.kind} {how}, so that training starts over."
     )
     advice = (
-        "Look for a reset_parameters, an init function, load_state_dict or copy_ in a hook that runs at each epoch, and "
+        "Look for a reset_parameters, an init function, load_state_dict or copy_ in a hook of each epoch, and "
         "call it once, before the fit."
     )
     evidence = {"drawn_anew": drawn, "put_back": back, "epochs": len(course.openings)}
@@ -124,7 +124,7 @@ def _judge_undone(course: Course) -> Finding | None:
         return None
     share = median(course.left)
     message = (
-        f"Something outside the optimiser overwrites the weights after each step: when the next one begins, {share:.0%} "
+        f"Something outside the optimiser overwrites the weights after each step: when the next begins, {share:.0%} "
         f"of a step of {course.kind} is left (median of {len(course.left)} measured steps), where all of it should be."
     )
     advice = (
@@ -147,7 +147,7 @@ def _judge_warm_up(course: Course) -> Finding | None:
         f"{top:.2g} and has fallen back to where it began at the start of {len(falls)} epochs in a row."
     )
     advice = (
-        "Count the warm-up in steps of the whole run (trainer.global_step, or a scheduler with interval 'step'), not in "
-        "batches of the epoch."
+        "Count the warm-up in steps of the whole run (trainer.global_step, or a scheduler with interval 'step'), not "
+        "in batches of the epoch."
     )
     return Finding(REPEATS, Severity.WARNING, message, advice, {"first": first, "top": top, "epochs": len(falls)})

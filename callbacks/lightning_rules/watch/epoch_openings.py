@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_rules.watch.between_steps import Course, opening_of
 from lightning_rules.watch.optimiser_changes import Held
 from lightning_rules.watch.update_pace import rates_of
-from lightning_rules.watch.weight_steps import WeightSteps
+from lightning_rules.watch.weight_steps import WeightSteps, numbers
 
 
 class Between:
@@ -59,12 +59,11 @@ class Between:
         """Add readings, on the host, to the courses."""
         openings, left = readings
         for place, closing, rates, watched, since in openings:
-            numbers = [[number for part in parts for number in part.tolist()] for parts in since]
+            lengths = [numbers(parts) for parts in since]
             before = None if closing is None else _largest(closing)
-            self._course(place, held).opens(opening_of(before, _largest(rates), watched, numbers))
+            self._course(place, held).opens(opening_of(before, _largest(rates), watched, lengths))
         for place, net, steps in left:
-            both = [[number for part in parts for number in part.tolist()] for parts in (net, steps)]
-            self._course(place, held).is_left(*both)
+            self._course(place, held).is_left(numbers(net), numbers(steps))
 
     def _course(self, place: int, held: Mapping[int, Held]) -> Course:
         return self.courses.setdefault(place, Course(held[place].kind if place in held else "the optimiser"))

@@ -105,7 +105,9 @@ def judge_idle(idle: Idle, batches: int, done: float | None, ended: bool) -> Fin
         f"learning rate has been 0 for {batches} batches, and {_listed(idle.fresh)} still hold the random numbers "
         "they began with."
     )
-    advice = "Give the group a learning rate, or freeze its layers with requires_grad_(False) if they are to stay random."
+    advice = (
+        "Give the group a learning rate, or freeze its layers with requires_grad_(False) if they are to stay random."
+    )
     return Finding(STILL, Severity.WARNING, message, advice, evidence)
 
 

@@ -58,6 +58,12 @@ def remembers(optimizer: Any) -> bool:
     return any(group.get("momentum") or group.get("betas") or group.get("alpha") for group in optimizer.param_groups)
 
 
+def freezes_by_plan(trainer: Any) -> bool:
+    """Whether a callback freezes, unfreezes or prunes layers: Lightning's of either namespace, or ours."""
+    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}
+    return bool(kinds & {"BaseFinetuning", "ModelPruning", "FreezeBySize"})
+
+
 def judge_held(held: Held, done: float | None, unfreezes: bool) -> list[Finding]:
     """Findings on one optimiser; pure.
 
@@ -77,7 +83,9 @@ def _judge_replaced(held: Held) -> Finding | None:
         f"The optimiser is replaced over and over: at {held.replaced} of {held.samples} sampled batches `trainer."
         f"optimizers` held a new {held.kind}, so that its state (momentum, averages of gradients) is lost each time."
     )
-    advice = "Make the optimiser once, in configure_optimizers; to change its rate, set param_groups or use a scheduler."
+    advice = (
+        "Make the optimiser once, in configure_optimizers; to change its rate, set param_groups or use a scheduler."
+    )
     severity = Severity.WARNING if held.remembers else Severity.INFO
     return Finding(REPLACED, severity, message, advice, {"samples": held.samples, "replaced": held.replaced})
 

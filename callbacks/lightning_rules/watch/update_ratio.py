@@ -7,17 +7,15 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, Sample, View
 from lightning_rules.shards import refuse_shards
-from lightning_rules.watch.between_steps import OVERWRITTEN, REPEATS
-from lightning_rules.watch.idle_weights import GradientTally, at_rate_zero, fresh_at_zero, idle_of
-from lightning_rules.watch.optimiser_changes import FROZEN, REPLACED, Held, remembers
-from lightning_rules.watch.update_pace import Pace, planned_steps, rates_of, share_done, waits_for_progress
-from lightning_rules.watch.updates import ENDED, ENDS_EARLY, LARGE, SMALL, STILL, Progress, UpdatesSeen, judge_updates, still_now
 from lightning_rules.watch.epoch_openings import Between
-from lightning_rules.watch.weight_steps import WeightSteps
+from lightning_rules.watch.idle_weights import GradientTally, at_rate_zero, fresh_at_zero, idle_of
+from lightning_rules.watch.optimiser_changes import Held, freezes_by_plan, remembers
+from lightning_rules.watch.update_pace import Pace, planned_steps, rates_of, share_done, waits_for_progress
+from lightning_rules.watch.updates import ASPECTS, ENDED, Progress, UpdatesSeen, judge_updates, still_now
+from lightning_rules.watch.weight_steps import WeightSteps, numbers
 
 LOGGED = 30  # weights
 
@@ -80,7 +78,7 @@ class UpdateRatio(Monitor):
         "ratio of weights:updates"
     )
     kind = "check"
-    aspects = (LARGE, SMALL, ENDS_EARLY, STILL, OVERWRITTEN, REPEATS, REPLACED, FROZEN)
+    aspects = ASPECTS
 
     def __init__(self, overhead: float = 0.03, on_error: Literal["warn", "raise"] = "warn") -> None:
         super().__init__(overhead, on_error)
@@ -161,10 +159,9 @@ class UpdateRatio(Monitor):
     def _remember_object(self, place: int, optimizer: Any) -> None:
         held = self._held.get(place)
         if held is None:
-            self._held[place] = Held(type(optimizer).__name__, remembers(optimizer))
-        else:
-            held.samples += 1
-            held.replaced += place in self._hooks and self._hooks[place][0] is not optimizer
+            held = self._held[place] = Held(type(optimizer).__name__, remembers(optimizer), -1)
+        held.samples += 1
+        held.replaced += place in self._hooks and self._hooks[place][0] is not optimizer
 
     def _step_begins(self, place: int, module: Any, optimizer: Any, *arguments: Any) -> None:
         if place in self._between.opening:
@@ -230,28 +227,27 @@ class UpdateRatio(Monitor):
 
     def _zero(self, place: int) -> set[int] | None:
         """The groups at rate 0; None where the optimiser was never stepped."""
-        optimizers = self._trainer.optimizers
-        return set(at_rate_zero(optimizers[place])) if place in self._stepped and place < len(optimizers) else None
+        return set(at_rate_zero(self._trainer.optimizers[place])) if place in self._stepped else None
 
     def take(self, readings: Any) -> UpdatesSeen:
         """Add the measured steps to the windows."""
         seen, moved, between, tallies, done = readings
         for place, kind, step, weights, changes, sizes, rates, share in seen:
             pace = self._paces.setdefault(place, Pace(kind))
-            pace.add(weights, _numbers(changes), _numbers(sizes), [[*map(float, group)] for group in rates], step)
+            pace.add(weights, numbers(changes), numbers(sizes), [[*map(float, group)] for group in rates], step)
             self._follow_rate(pace, share)
         self._between.take(between, self._held)
         still: tuple[list[str], list[str]] = ([], [])
         for watch, reached, farthest, steps, since in moved:
-            found = still_now(watch.watched, reached, _numbers(farthest), steps, since)
+            found = still_now(watch.watched, reached, numbers(farthest), steps, since)
             for names, more in zip(still, found, strict=True):
                 names += more
         count = sum(len(watch.watched) for watch, *_ in moved)
         idle = [
-            idle_of(kind, watch, zero, _numbers(farthest), tally, self._fresh)
+            idle_of(kind, watch, zero, numbers(farthest), tally, self._fresh)
             for kind, watch, zero, farthest, tally in tallies
         ]
-        progress = Progress(self._batches, done, self._last_look, _freezes_by_plan(self._trainer))
+        progress = Progress(self._batches, done, self._last_look, freezes_by_plan(self._trainer))
         return UpdatesSeen(
             list(self._paces.values()), self._planned, self._alive, self._dead, (*still, count),
             list(self._between.courses.values()), idle, list(self._held.values()), progress,
@@ -296,14 +292,3 @@ class UpdateRatio(Monitor):
         super().load_state_dict(state_dict)
         self._paces = {place: Pace.of(state) for place, state in state_dict["paces"].items()}
         self._alive = state_dict["alive"]
-
-
-def _freezes_by_plan(trainer: Any) -> bool:
-    """Whether a callback freezes and unfreezes layers: Lightning's BaseFinetuning, of either namespace."""
-    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}
-    return bool(kinds & {"BaseFinetuning", "ModelPruning", "FreezeBySize"})
-
-
-def _numbers(parts: Sequence[Tensor]) -> list[float]:
-    """The numbers of tensors on the host, one after the other."""
-    return [number for part in parts for number in part.tolist()]

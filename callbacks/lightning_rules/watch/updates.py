@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.watch.between_steps import Course, judge_course
+from lightning_rules.watch.between_steps import OVERWRITTEN, REPEATS, Course, judge_course
 from lightning_rules.watch.idle_weights import STILL, Idle, judge_idle
-from lightning_rules.watch.optimiser_changes import Held, judge_held
+from lightning_rules.watch.optimiser_changes import FROZEN, REPLACED, Held, judge_held
 from lightning_rules.watch.update_pace import WINDOW, Pace
 from lightning_rules.watch.weight_steps import Watched
 
 LARGE, SMALL = "updates-too-large", "updates-too-small"
 ENDS_EARLY = "rate-ends-early"
+ASPECTS = (LARGE, SMALL, ENDS_EARLY, STILL, OVERWRITTEN, REPEATS, REPLACED, FROZEN)
 TOO_LARGE = 0.1  # of a weight's size a step
 FAR_TOO_LARGE = 0.2  # small networks with batch norm and momentum train well at 0.06
 FIRST = 4  # measured steps, in which small weights may grow fast

@@ -175,6 +175,11 @@ class WeightSteps:
         return norms
 
 
+def numbers(parts: Sequence[Tensor]) -> list[float]:
+    """The numbers of tensors on the host, one after the other."""
+    return [number for part in parts for number in part.tolist()]
+
+
 def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     return [one - other for one, other in zip(some, others, strict=True)]
 
