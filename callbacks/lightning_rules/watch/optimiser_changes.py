@@ -26,9 +26,10 @@ class Held:
         remembers: Whether its steps depend on earlier ones: momentum, averages of gradients.
         samples: Sampled batches so far, but the first.
         replaced: At how many of them it was another object than at the sample before.
-        weights: How many weights it trained at first.
-        frozen: Those of them that it trained and that need no gradient any more.
+        weights: How many weights it trained before some were frozen.
+        frozen: Those of them that need no gradient any more.
         since: The share of the planned run that had passed when that was first seen.
+        thawed: Whether frozen weights have been trained again: it goes by a plan.
     """
 
     kind: str
@@ -38,19 +39,21 @@ class Held:
     weights: int = 0
     frozen: tuple[str, ...] = ()
     since: float | None = None
+    thawed: bool = False
 
-    def freezes(self, lost: Sequence[str], weights: int, share: float | None) -> None:
+    def freezes(self, lost: Sequence[str], trained: Sequence[str], share: float | None) -> None:
         """The optimiser trains other parameters than before.
 
         Args:
             lost: Weights that it trained until now and that need no gradient any more.
-            weights: How many it trained until now.
+            trained: Weights that it trains from now on.
             share: Of the planned run, that has passed.
         """
-        if not lost:
-            self.frozen, self.since = (), None
-        elif not self.frozen:
-            self.frozen, self.since, self.weights = tuple(lost), share, weights
+        still = tuple(name for name in self.frozen if name not in trained)
+        self.thawed = self.thawed or still != self.frozen
+        self.frozen = still
+        if lost and not still:
+            self.frozen, self.since, self.weights = tuple(lost), share, len({*lost, *trained})
 
 
 def remembers(optimizer: Any) -> bool:
@@ -92,7 +95,7 @@ def _judge_replaced(held: Held) -> Finding | None:
 
 def _judge_frozen(held: Held, done: float | None) -> Finding | None:
     since = held.since
-    if not held.frozen or since is None or done is None:
+    if not held.frozen or held.thawed or since is None or done is None:
         return None
     names = ", ".join(f"`{name}`" for name in held.frozen[:NAMED])
     names += f" and {len(held.frozen) - NAMED} more" if len(held.frozen) > NAMED else ""

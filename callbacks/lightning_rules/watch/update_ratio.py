@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -96,6 +97,7 @@ class UpdateRatio(Monitor):
         self._dead: float | None = None  # and when it was last seen to be gone
         self._between = Between()
         self._held: dict[int, Held] = {}
+        self._objects: dict[int, weakref.ref[Any]] = {}  # the optimisers at the last sample
         self._stepped: set[int] = set()  # places of optimisers that have been stepped
         self._tallies: dict[int, GradientTally] = {}
         self._batches = 0  # up to the last sampled one
@@ -161,7 +163,8 @@ class UpdateRatio(Monitor):
         if held is None:
             held = self._held[place] = Held(type(optimizer).__name__, remembers(optimizer), -1)
         held.samples += 1
-        held.replaced += place in self._hooks and self._hooks[place][0] is not optimizer
+        held.replaced += held.samples > 0 and self._objects[place]() is not optimizer
+        self._objects[place] = weakref.ref(optimizer)
 
     def _step_begins(self, place: int, module: Any, optimizer: Any, *arguments: Any) -> None:
         if place in self._between.opening:
@@ -182,8 +185,8 @@ class UpdateRatio(Monitor):
         watch = self._watches.get(place)
         if watch is None or not watch.holds(optimizer):
             lost = [] if watch is None else watch.frozen(optimizer)
-            self._held[place].freezes(lost, 0 if watch is None else len(watch.judged), share_done(self._trainer))
             watch = self._watches[place] = WeightSteps(optimizer, module, self._trainer.global_step)
+            self._held[place].freezes(lost, [one.name for one in watch.judged], share_done(self._trainer))
         self._stepped.add(place)
         self._count_gradients((set(self._watches) - self._stepped) | ({place} if at_rate_zero(optimizer) else set()))
         watch.before()
@@ -279,7 +282,7 @@ class UpdateRatio(Monitor):
         super()._release()
         self._let_go(self._hooks)
         self._waiting = set()
-        self._trainer, self._watches, self._tallies, self._seen = None, {}, {}, []
+        self._trainer, self._watches, self._tallies, self._objects, self._seen = None, {}, {}, {}, []
         self._between.forget()
 
     def state_dict(self) -> dict[str, Any]:
