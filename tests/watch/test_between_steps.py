@@ -146,10 +146,13 @@ def test_what_freezes_and_thaws_goes_by_a_plan() -> None:
 class Model(L.LightningModule):
     """Small, with what is done to it in a hook."""
 
-    def __init__(self, at_epoch: Any = None, after_batch: Any = None, make: Any = None, manual: Any = None) -> None:
+    def __init__(
+        self, at_epoch: Any = None, after_batch: Any = None, make: Any = None, manual: Any = None, rate: Any = None
+    ) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
         self.at_epoch, self.after_batch, self.make, self.manual = at_epoch, after_batch, make, manual
+        self.rate = rate  # from the batch's place in the epoch
         self.automatic_optimization = manual is None
         self.slow: list[Tensor] = []
 
@@ -160,6 +163,10 @@ class Model(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         if self.at_epoch:
             self.at_epoch(self)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.rate:
+            self.trainer.optimizers[0].param_groups[0]["lr"] = self.rate(self, batch_idx)
 
     @torch.no_grad()
     def on_train_batch_end(self, *_: Any) -> None:
@@ -208,16 +215,12 @@ def averaged_back(every: int, share: float) -> Any:
     return after
 
 
-def warm_up(model: Any, done: int) -> None:
-    model.trainer.optimizers[0].param_groups[0]["lr"] = 2e-3 * min(1, (done + 1) / 30)
+def by_batch(model: Any, batch_idx: int) -> float:
+    return float(2e-3 * min(1, (batch_idx + 1) / 15))
 
 
-def by_batch_of_the_epoch(model: Any) -> None:
-    warm_up(model, (model.trainer.fit_loop.epoch_loop.batch_idx + 1) % 20)
-
-
-def by_step(model: Any) -> None:
-    warm_up(model, model.trainer.global_step)
+def by_step(model: Any, batch_idx: int) -> float:
+    return float(2e-3 * min(1, (model.trainer.global_step + 1) / 30))
 
 
 def new_optimiser(model: Model) -> None:
@@ -265,7 +268,7 @@ def body_from(epoch: int) -> Any:
         (lambda: Model(anew), "weights-overwritten"),
         (lambda: Model(put_back), "weights-overwritten"),
         (lambda: Model(None, averaged_back(1, 0.02)), "weights-overwritten"),
-        (lambda: Model(lambda model: warm_up(model, 0), by_batch_of_the_epoch), "warm-up-repeats"),
+        (lambda: Model(rate=by_batch), "warm-up-repeats"),
         (lambda: Model(None, new_optimiser), "optimiser-replaced"),
         (lambda: Model(frozen_from(1)), "frozen-midway"),
         (lambda: Model(make=groups(0.0)), "weights-never-move"),
@@ -282,7 +285,7 @@ def test_fires_on_a_planted_bug(model: Any, aspect: str) -> None:
         (lambda: Model(lambda model: anew(model) if model.current_epoch == 0 else None), None),
         (lambda: Model(lambda model: model.net[-1].reset_parameters()), None),  # the head alone
         (lambda: Model(None, averaged_back(4, 0.5)), None),
-        (lambda: Model(by_step, by_step), None),
+        (lambda: Model(rate=by_step), None),
         (lambda: Model(new_optimiser), None),  # once an epoch
         (lambda: Model(frozen_from(5)), None),
         (lambda: Model(in_turns), None),
