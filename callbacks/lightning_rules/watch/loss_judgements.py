@@ -189,8 +189,8 @@ def judge_relapse(seen: LossesSeen, curve: Curve) -> Finding | None:
     if epoch is not None:
         message += f". It jumped at once when epoch {epoch} began (counted from 0)"
         advice = (
-            "Look at what changes there between epochs: inputs shuffled and their labels left behind in another order, "
-            "data made anew, weights or an optimiser reset."
+            "Look at what changes between epochs (a loader that is reloaded, a hook): inputs shuffled and their labels "
+            "left behind in the old order, weights or an optimiser reset."
         )
     evidence = {"best": best, "now": now, "prior": prior.mean}
     return Finding("diverging-loss", Severity.WARNING, f"{message}.", advice, evidence)
