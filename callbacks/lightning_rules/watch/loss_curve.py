@@ -75,7 +75,7 @@ def epoch_of_jump(means: Sequence[float], block: int, epoch: float, least: float
     if not place or jumps[place] < least or not 4 * block < epoch < math.inf:
         return None
     nearest = round(place * block / epoch)
-    return nearest if nearest and abs(place * block - nearest * epoch) <= 2 * block else None
+    return nearest if abs(place * block - nearest * epoch) <= 2 * block else None
 
 
 def deviation(values: Sequence[float]) -> float:
