@@ -53,9 +53,10 @@ class UpdateRatio(Monitor):
     Under DDP: Replicas take the same steps: rank 0's numbers are judged. Strategies that shard the parameters: does not
         apply.
 
-    Cost: Nothing between sampled batches. A measured step takes 70 us more for a two-layer MLP of 64-128-10 and 0.9 ms
-        for a ResNet-18, on one core; a look 50 us and 0.6 ms. It keeps 256 elements of each parameter, and 4,096 of
-        each weight for the time of a measured step.
+    Cost: Nothing between sampled batches but two idle hooks. A measured step takes 70 us more for a two-layer MLP of
+        64-128-10 and 0.9 ms for a ResNet-18, on one core; what is left of the first 24 of them, 35 us and 0.3 ms; an
+        epoch 0.15 ms and 1.7 ms; a look 50 us and 0.6 ms. It keeps 256 elements of each parameter, twice between two
+        epochs, and 4,096 of each weight from a measured step to the next step.
 
     Example:
         >>> from lightning.pytorch import Trainer
