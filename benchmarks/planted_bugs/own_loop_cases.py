@@ -50,7 +50,11 @@ def eval_mode_from_the_second_epoch(seed: int, buggy: bool) -> Program:
     return Program(Model(nn.Sequential(*layers, nn.Linear(64, 10)), 0.1), *loaders, test, {"max_epochs": 8})
 
 
-@loop("accuracy", "", ("re-?initiali[sz]ed", "reset", "(loss|weights?).*jump", "start(s|ed)? (over|again)"))
+@loop(
+    "accuracy",
+    "weights-overwritten",
+    ("re-?initiali[sz]ed", "reset", "(loss|weights?).*jump", "start(s|ed)? (over|again)"),
+)
 def weights_drawn_anew_each_epoch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_epoch_start(self) -> None:
@@ -62,7 +66,7 @@ def weights_drawn_anew_each_epoch(seed: int, buggy: bool) -> Program:
 
 @loop(
     "accuracy",
-    "weights-never-move frozen-in-optimiser",
+    "frozen-midway weights-never-move frozen-in-optimiser",
     ("froze", "stopped (moving|changing)", "no longer (move|change|train)", "never move"),
 )
 def frozen_after_the_first_epoch(seed: int, buggy: bool) -> Program:
@@ -73,7 +77,11 @@ def frozen_after_the_first_epoch(seed: int, buggy: bool) -> Program:
     return on_digits(Model(mlp(16), 3e-3), seed, epochs=8)
 
 
-@loop("accuracy", "", ("optimi[sz]er.*(new|rebuilt|re-?created|state|replaced)", "momentum.*(lost|empty|zero)"))
+@loop(
+    "accuracy",
+    "optimiser-replaced",
+    ("optimi[sz]er.*(new|rebuilt|re-?created|state|replaced)", "momentum.*(lost|empty|zero)"),
+)
 def optimizer_rebuilt_each_step(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

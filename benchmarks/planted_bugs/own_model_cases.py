@@ -93,7 +93,7 @@ def batch_norm_momentum_of_zero(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(net), seed, splits=digits(seed, scale="raw"))
 
 
-@model("accuracy", "", ("batch ?norm", "running (mean|statistic)"))
+@model("accuracy", "last-batch-norm", ("batch ?norm", "running (mean|statistic)"))
 def batch_norm_of_the_last_batch(seed: int, buggy: bool) -> Program:
     layers = [nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=1.0 if buggy else 0.05), nn.ReLU()]
     train, held_out, test = digits(seed, 902)  # the last of the batches of 4 has 2 rows
@@ -171,7 +171,11 @@ def positions_never_added(seed: int, buggy: bool) -> Program:
     return on_digits(LitClassifier(Net(), 3e-3), seed, epochs=6)
 
 
-@model("accuracy", "batch-independence", ("state.*(batch|kept|carried)", "depends? .*(other|another)", "mix", "repeat"))
+@model(
+    "accuracy",
+    "carried-state batch-independence",
+    ("state.*(batch|kept|carried)", "depends? .*(other|another)", "mix", "repeat"),
+)
 def state_carried_to_the_next_batch(seed: int, buggy: bool) -> Program:
     class Net(RowReader):
         kept: Any = None

@@ -131,7 +131,9 @@ def average_that_never_follows(seed: int, buggy: bool) -> Program:
 
 
 @optimiser(
-    "accuracy", "updates-too-small", ("average", r"\bema\b", "overwrit", "(update|step)s?.*(small|undone)", "outside")
+    "accuracy",
+    "weights-overwritten updates-too-small",
+    ("average", r"\bema\b", "overwrit", "(update|step)s?.*(small|undone)", "outside"),
 )
 def average_written_back_each_step(seed: int, buggy: bool) -> Program:
     class Model(Averaged):
@@ -145,7 +147,9 @@ def average_written_back_each_step(seed: int, buggy: bool) -> Program:
     return on_digits(model, seed)
 
 
-@optimiser("accuracy", "schedule-audit", ("warm-?up", r"(learning rate|\blr\b).*(low|small)", "schedule"))
+@optimiser(
+    "accuracy", "warm-up-repeats schedule-audit", ("warm-?up", r"(learning rate|\blr\b).*(low|small)", "schedule")
+)
 def warm_up_counts_batches_of_the_epoch(seed: int, buggy: bool) -> Program:
     class Model(ImageModel):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -125,6 +125,19 @@ def test_sick_curves_are_told_apart(curve: str) -> None:
     assert advice in alarm.advice
 
 
+@pytest.mark.parametrize(
+    ("best", "epoch", "said"),
+    [(0.8, 28, "jumped at once when epoch 1 began"), (0.8, 40, ""), (0.8, math.inf, ""), (1.9, 28, None)],
+)
+def test_what_was_learned_is_lost_at_once(best: float, epoch: float, said: str | None) -> None:
+    """Labels are left behind by a shuffle between epochs: 100 losses are enough where not even the prior is left."""
+    losses = [*noisy(falling(2.3, best, 28)), *noisy(falling(2.5, 2.32, 72), seed=1)]
+    found = judge(LossesSeen(history_of(losses), PRIOR, planned=len(losses), epoch_batches=epoch, ended=True))
+    alarms = [finding for finding in found if finding.severity >= Severity.WARNING]
+    assert [finding.rule for finding in alarms] == ([] if said is None else ["diverging-loss"])
+    assert all(said in one.message and ("labels" in one.advice) is bool(said) for one in alarms if said is not None)
+
+
 def test_one_bad_loss_waits_for_the_next_look() -> None:
     losses = [2.0] * 20 + [NAN]
     assert judge(LossesSeen(history_of(losses))) == []

@@ -15,6 +15,8 @@ from lightning_rules.preflight.layer_runs import BATCH_NORMS, LayerRun
 from lightning_rules.preflight.model_seen import ModelSeen
 
 BIAS, TINY, RECURRENT, STILL = "no-bias-before-norm", "tiny-batch-norm", "layer-norm-rnn", "still-batch-norm"
+LAST = "last-batch-norm"
+ALL_NEW = 0.9  # momentum from which running statistics are those of the last batch; other libraries mean 1 - momentum
 TOO_FEW = 3  # examples a device: batch norm's error grows fast below 4 (Wu and He 2018, figure 1)
 ONE_VALUE = "Expected more than 1 value per channel"  # what torch raises
 
@@ -32,6 +34,9 @@ class NormsSeen:
         refused: Whether torch refused the batch: one value per channel.
         recurrent: Batch norms that get what depends on their own output, with the number of their runs.
         still: Batch norms in training mode whose running statistics never move, since their momentum is 0.
+        forgetful: Batch norms in training mode whose running statistics are those of the last batch, with their
+            momentum.
+        batches: How many batches an epoch has.
     """
 
     biased: tuple[tuple[str, int], ...] = ()
@@ -41,6 +46,8 @@ class NormsSeen:
     refused: bool = False
     recurrent: tuple[tuple[str, int], ...] = ()
     still: tuple[str, ...] = ()
+    forgetful: tuple[tuple[str, float], ...] = ()
+    batches: float = 1
 
 
 def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
@@ -55,6 +62,8 @@ def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
     made = {run.name: run for run in trace.runs}
     biased = [(run.source, _bias(made[run.source])) for run in norms if run.source in made]
     trained = [run for run in norms if run.training]
+    kept = [run for run in trained if run.module.track_running_stats]
+    momenta = [float(getattr(run.module, "momentum", None) or 0.0) for run in kept]  # None: averaged over all batches
     sizes = [(run.name, run.inputs[0] * _devices(run.module, seen.trainer)) for run in trained if run.inputs]
     counts = {run.name: sum(other.name == run.name for other in norms) for run in norms if run.recurs}
     return NormsSeen(
@@ -63,7 +72,11 @@ def measure(seen: ModelSeen, deadline: Deadline) -> NormsSeen:
         last_batch(seen.trainer.train_dataloader, seen.trainer.num_training_batches),
         next((run.name for run in trained if _is_flat(run, trace.examples)), ""),
         recurrent=tuple(counts.items()),
-        still=tuple(run.name for run in trained if run.module.track_running_stats and run.module.momentum == 0),
+        still=tuple(run.name for run in kept if run.module.momentum == 0),
+        forgetful=tuple(
+            (run.name, momentum) for run, momentum in zip(kept, momenta, strict=True) if momentum >= ALL_NEW
+        ),
+        batches=seen.trainer.num_training_batches,
     )
 
 
@@ -144,6 +157,14 @@ def _judge_recurrence(seen: NormsSeen) -> list[Finding]:
 
 
 def _judge_momentum(seen: NormsSeen) -> list[Finding]:
+    if seen.forgetful and seen.batches > 1:
+        name, momentum = seen.forgetful[0]
+        message = (
+            f"{len(seen.forgetful)} batch norms ({name}, ...) have momentum {momentum:.3g}: evaluation normalises with "
+            f"the statistics of the last batch alone. torch's momentum is the share of the new batch, 0.1 by default; "
+            f"TensorFlow and Keras give the share of the old, 0.99."
+        )
+        return [Finding(LAST, Severity.WARNING, message, "Set momentum to 0.1.", {"layers": len(seen.forgetful)})]
     if not seen.still:
         return []
     message = (
@@ -153,4 +174,4 @@ def _judge_momentum(seen: NormsSeen) -> list[Finding]:
     return [Finding(STILL, Severity.WARNING, message, "Set momentum to 0.1.", {"layers": len(seen.still)})]
 
 
-PART = Part((BIAS, TINY, RECURRENT, STILL), measure, judge)
+PART = Part((BIAS, TINY, RECURRENT, STILL, LAST), measure, judge)

@@ -8,6 +8,7 @@ from lightning_rules.audit import Audit, Part, aspects_of
 from lightning_rules.deadline import Deadline
 from lightning_rules.preflight import (
     batch_norms,
+    carried_state,
     dead_units,
     dropout,
     gradient_reset,
@@ -34,6 +35,7 @@ PARTS: tuple[Part, ...] = (
     parameter_use.PART,
     optimiser_settings.PART,
     dropout.PART,
+    carried_state.PART,
     modes.PART,
     gradient_reset.PART,
 )
@@ -54,22 +56,23 @@ class ModelAudit(Audit):
         softmax over the batch, no log-softmax before ``nll_loss``, one-hot labels in a regression loss after a
         squashing, targets that the output cannot reach (``right-loss``); output and target of unlike shape are
         broadcast to all pairs (``silent-broadcast``); a summed loss makes plain SGD step beyond 2 times a mean's rate
-        over 1 minus momentum (``summed-loss``); batch norm over fewer than 4 examples a device, or a last batch of
-        one (``tiny-batch-norm``); two wide linear layers with nothing between them (``missing-nonlinearity``); the
-        gradient shrinks 1e8 times over the layers, the largest step not counted (``depth``); units alike in weights
-        and gradients, or no gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off
-        for every example (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80%
+        over 1 minus momentum (``summed-loss``); batch norm over fewer than 4 examples a device, or a last batch of one
+        (``tiny-batch-norm``); two wide linear layers with nothing between them (``missing-nonlinearity``); the gradient
+        shrinks 1e8 times over the layers, the largest step not counted (``depth``); units alike in weights and
+        gradients, or no gradient but in biases (``symmetric-init``, ``flat-start``); 95% of a layer's units off for
+        every example (``dead-units``); loss or gradients not finite (``non-finite-start``); dropout above 80%
         (``dropout``), or on in evaluation (``stochastic-evaluation``); batch norms never follow the data
-        (``still-batch-norm``); no optimiser holds what the loss depends on (``untrained-parameters``), or one holds
-        tensors that the module does not use (``foreign-parameters``); layers in a plain list are not trained
-        (``hidden-layers``), layers are cut off by a ``detach`` (``detached-layers``), gradients are exactly zero
-        (``no-gradient``); a rate, momentum, beta, epsilon, decay or clipping is beyond reason
-        (``optimiser-settings``); trained dropout or batch norms run in evaluation mode
-        (``evaluation-mode-in-training``), or in training mode while validating (``training-mode-in-validation``);
-        gradients meet those of the last step (``gradients-kept``). For a person's eye: biases before batch norms
-        (``no-bias-before-norm``), batch norms in recurrences (``layer-norm-rnn``), dropout over 50%, before batch
-        norm or on under 5,000 examples, parameters without a gradient (``unused-parameters``), frozen ones in an
-        optimiser (``frozen-in-optimiser``).
+        (``still-batch-norm``), or only the last batch of it (``last-batch-norm``: momentum of 0.9 and more); no
+        optimiser holds what the loss depends on (``untrained-parameters``), or one holds tensors that the module does
+        not use (``foreign-parameters``); layers in a plain list are not trained (``hidden-layers``), layers are cut off
+        by a ``detach`` (``detached-layers``), gradients are exactly zero (``no-gradient``); a rate, momentum, beta,
+        epsilon, decay or clipping is beyond reason (``optimiser-settings``); trained dropout or batch norms run in
+        evaluation mode (``evaluation-mode-in-training``), or in training mode while validating
+        (``training-mode-in-validation``); gradients meet those of the last step (``gradients-kept``); a recurrent state
+        is carried to the next batch, though examples are shuffled (``carried-state``). For a person's eye: biases
+        before batch norms (``no-bias-before-norm``), batch norms in recurrences (``layer-norm-rnn``), dropout over 50%,
+        before batch norm or on under 5,000 examples, parameters without a gradient (``unused-parameters``), frozen ones
+        in an optimiser (``frozen-in-optimiser``).
 
     Under DDP: Each rank looks at a batch of its own; what is wrong on any rank counts, units are dead or alike where
         they are on all. Sharded strategies (FSDP, DeepSpeed): does not apply.

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 from lightning_rules.watch.loss_history import LossHistory
 
 TREND = 0.05  # chance of such a fall or rise if there were none
+WIDTH = 4  # blocks before and behind a jump
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,24 @@ class Curve:
         """Whether the curve falls at least twice as fast from its second third to its last as before."""
         first, middle, last = self.thirds
         return middle < first and last - middle < 2 * (middle - first)
+
+
+def epoch_of_jump(means: Sequence[float], block: int, epoch: float, least: float) -> int | None:
+    """The epoch, counted from 0, at whose beginning a curve jumps up; None where it jumps nowhere or elsewhere.
+
+    Args:
+        means: Means of blocks of losses, in order.
+        block: Losses in a block.
+        epoch: Losses in an epoch.
+        least: How far it must jump from the four blocks before to the four behind.
+    """
+    starts = range(WIDTH, len(means) - WIDTH + 1)
+    jumps = {place: fmean(means[place : place + WIDTH]) - fmean(means[place - WIDTH : place]) for place in starts}
+    place = max(jumps, key=jumps.__getitem__, default=0)
+    if not place or jumps[place] < least or not 4 * block < epoch < math.inf:
+        return None
+    nearest = round(place * block / epoch)
+    return nearest if abs(place * block - nearest * epoch) <= 2 * block else None
 
 
 def deviation(values: Sequence[float]) -> float:

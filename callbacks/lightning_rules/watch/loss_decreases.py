@@ -37,15 +37,16 @@ class LossDecreases(Monitor):
     Fires when: `non-finite-loss`: the last losses were all NaN or infinite (error; with a GradScaler from 20 on), or
         more than 2% were (warning): the first such batch is named, and whether losses rose before it. `no-progress`:
         every loss of the run is the same number (error); or, after two thirds of the planned batches (of a long plan
-        500, or a fifth of it, at most 2,000), the last third of the curve is not below the prior's loss by 0.1% or
-        half its noise, and does not fall (warning). `diverging-loss`: it is above 1.5 times its start and the prior's
-        loss for a third of the run (warning; error above 3 times and rising); it had fallen and more than half of that
-        is lost again for good (warning); it falls below zero faster and faster, beyond 100 times its start, or is
-        10,000 times its start (error). `oscillating-loss`: it jumps up and down from step to step by more than half
-        its level, farther and farther, without falling (warning). `loss-spikes`: single losses stood far above the
-        rest (information). `loss-decreases`: it fell, or there were too few losses to tell (never an alarm). Losses
-        that no constant output can be compared with (adversarial, reinforcement, contrastive with moving targets, with
-        further terms) are judged by what no healthy loss does, and manual optimisation by NaN alone.
+        500, or a fifth of it, at most 2,000), the last third of the curve is not below the prior's loss by 0.1% or half
+        its noise, and does not fall (warning). `diverging-loss`: it is above 1.5 times its start and the prior's loss
+        for a third of the run (warning; error above 3 times and rising); it had fallen and more than half of that is
+        lost again for good (warning; told with the epoch if it jumped where one began); it falls below zero faster and
+        faster, beyond 100 times its start, or is 10,000 times its start (error). `oscillating-loss`: it jumps up and
+        down from step to step by more than half its level, farther and farther, without falling (warning).
+        `loss-spikes`: single losses stood far above the rest (information). `loss-decreases`: it fell, or there were
+        too few losses to tell (never an alarm). Losses that no constant output can be compared with (adversarial,
+        reinforcement, contrastive with moving targets, with further terms) are judged by what no healthy loss does, and
+        manual optimisation by NaN alone.
 
     Under DDP: The mean of the ranks' losses is judged; a loss that is not finite counts on any rank.
 

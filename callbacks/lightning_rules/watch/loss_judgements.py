@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from lightning_rules.finding import Finding, Severity
-from lightning_rules.watch.loss_curve import Curve, correlation_of_neighbours, deviation
+from lightning_rules.watch.loss_curve import Curve, correlation_of_neighbours, deviation, epoch_of_jump
 from lightning_rules.watch.loss_history import LossHistory
 from lightning_rules.watch.prior_loss import PriorLoss
 
@@ -163,7 +163,7 @@ def judge_divergence(seen: LossesSeen, curve: Curve) -> Finding | None:
 def judge_relapse(seen: LossesSeen, curve: Curve) -> Finding | None:
     """Whether the loss had fallen, and has risen again and stayed up."""
     history, prior = seen.history, seen.prior
-    if prior is None or history.losses < 2 * ENOUGH:
+    if prior is None:
         return None
     quarter = max(1, len(history.means) // 4)
     early = history.means[:-quarter]
@@ -173,15 +173,27 @@ def judge_relapse(seen: LossesSeen, curve: Curve) -> Finding | None:
     now, lowest_now = fmean(history.means[-quarter:]), min(history.means[-quarter:])
     reference = min(prior.mean, max(curve.start, prior.mean))
     lost = (now - best) / max(reference - best, 1e-12)
-    lasting = median(history.recent) - best > RELAPSE * (reference - best) and lowest_now > best
-    if best > 0.7 * prior.mean or lost < RELAPSE or now - best < CLEAR * curve.error or not lasting:
+    everything = lost >= 1  # not even the prior is left of what was learned
+    recent = history.recent[-history.losses // 4 :] if everything else history.recent
+    lasting = median(recent) - best > RELAPSE * (reference - best) and lowest_now > best
+    if history.losses < (ENOUGH if everything else 2 * ENOUGH) or best > (0.8 if everything else 0.7) * prior.mean:
+        return None
+    if lost < RELAPSE or now - best < CLEAR * curve.error or not lasting:
         return None
     message = (
         f"The training loss had fallen to {best:.3g} and has gone up to {now:.3g} over the last quarter of "
-        f"{history.losses} batches; the prior of the targets alone reaches {prior.mean:.3g}."
+        f"{history.losses} batches; the prior of the targets alone reaches {prior.mean:.3g}"
     )
     advice = "Lower the learning rate or let it decay, clip gradients, and take the best checkpoint, not the last."
-    return Finding("diverging-loss", Severity.WARNING, message, advice, {"best": best, "now": now, "prior": prior.mean})
+    epoch = epoch_of_jump(history.means, history.block, seen.epoch_batches, RELAPSE * (now - best))
+    if epoch is not None:
+        message += f". It jumped at once when epoch {epoch} began (counted from 0)"
+        advice = (
+            "Look at what changes between epochs (a loader that is reloaded, a hook): inputs shuffled and their labels "
+            "left behind in the old order, weights or an optimiser reset."
+        )
+    evidence = {"best": best, "now": now, "prior": prior.mean}
+    return Finding("diverging-loss", Severity.WARNING, f"{message}.", advice, evidence)
 
 
 def judge_progress(seen: LossesSeen, curve: Curve) -> Finding | None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from lightning_rules.finding import Finding, Severity
+from lightning_rules.watch.between_steps import OVERWRITTEN, REPEATS, Course, judge_course
+from lightning_rules.watch.idle_weights import STILL, Idle, judge_idle
+from lightning_rules.watch.optimiser_changes import FROZEN, REPLACED, Held, judge_held
 from lightning_rules.watch.update_pace import WINDOW, Pace
 from lightning_rules.watch.weight_steps import Watched
 
 LARGE, SMALL = "updates-too-large", "updates-too-small"
-ENDS_EARLY, STILL = "rate-ends-early", "weights-never-move"
+ENDS_EARLY = "rate-ends-early"
+ASPECTS = (LARGE, SMALL, ENDS_EARLY, STILL, OVERWRITTEN, REPEATS, REPLACED, FROZEN)
 TOO_LARGE = 0.1  # of a weight's size a step
 FAR_TOO_LARGE = 0.2  # small networks with batch norm and momentum train well at 0.06
 FIRST = 4  # measured steps, in which small weights may grow fast
@@ -29,6 +33,23 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        batches: So far.
+        done: The share of the planned run that has passed; None where no end is known.
+        ended: Whether this is the end of the fit.
+        unfreezes: Whether a callback freezes and unfreezes layers by a plan.
+    """
+
+    batches: int = 0
+    done: float | None = None
+    ended: bool = False
+    unfreezes: bool = False
+
+
+@dataclass(frozen=True)
 class UpdatesSeen:
     """What one rank has seen.
 
@@ -36,21 +57,34 @@ class UpdatesSeen:
         paces: One for each optimiser that has stepped.
         planned: Steps of the run, infinite where no end is known.
         alive: The share of the planned run that had passed when the rate was last above a thousandth of its peak.
-        done: The share that has passed; None where no end is known, or where a scheduler waits for progress.
+        dead: The share that had passed at the last measured step, if the rate was below that; None where it was not,
+            where no end is known, or where a scheduler waits for progress.
         still: Weights that have never moved, biases and norms that have not, and how many parameters are watched.
+        courses: What was seen of each optimiser between its steps.
+        idle: Weights with gradients that were never moved.
+        held: What became of each optimiser.
+        progress: How far the run is.
     """
 
     paces: list[Pace]
     planned: float
     alive: float
-    done: float | None
+    dead: float | None
     still: tuple[list[str], list[str], int]
+    courses: list[Course] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
 
 
 def judge_updates(seen: UpdatesSeen) -> list[Finding]:
-    """Findings of all four kinds, or that all is well; pure."""
+    """Findings of all kinds, or that all is well; pure."""
     found = [one for pace in seen.paces for one in (judge_large(pace), judge_small(pace, seen.planned)) if one]
-    found += [one for one in (judge_end(seen), judge_still(*seen.still)) if one]
+    now = seen.progress
+    idle = [judge_idle(one, now.batches, now.done, now.ended) for one in seen.idle]
+    found += [one for one in (judge_end(seen), judge_still(*seen.still), *idle) if one]
+    found += [one for course in seen.courses for one in judge_course(course)]
+    found += [one for held in seen.held for one in judge_held(held, now.done, now.unfreezes)]
     ratios = [median(pace.usual_ratios) for pace in seen.paces if pace.names and len(pace.ratios) == WINDOW]
     if found or not ratios or not all(0 < ratio < math.inf for ratio in ratios):
         return found
@@ -110,17 +144,17 @@ def judge_small(pace: Pace, planned: float) -> Finding | None:
 
 def judge_end(seen: UpdatesSeen) -> Finding | None:
     """A rate that is gone while most of the run is ahead."""
-    if seen.done is None or not seen.done - seen.alive > FOR_SHARE:
+    if seen.dead is None or not seen.dead - seen.alive > FOR_SHARE:
         return None
     said = (
         "The schedule ends training early: the learning rate fell below a thousandth of its peak after "
-        f"{seen.alive:.0%} of the planned run, and has stayed there until {seen.done:.0%}."
+        f"{seen.alive:.0%} of the planned run, and has stayed there until {seen.dead:.0%}."
     )
     advice = (
         "Stretch the decay over the whole run: check whether the scheduler counts steps or epochs (`interval`), its "
         "`step_size` or `T_max`, and its factor."
     )
-    return _warn(ENDS_EARLY, said, advice, alive_until=seen.alive, done=seen.done)
+    return _warn(ENDS_EARLY, said, advice, alive_until=seen.alive, dead_at=seen.dead)
 
 
 def judge_still(

@@ -14,6 +14,7 @@ from lightning_rules.watch.strided import is_plain, stride_of, strided
 
 SAMPLED = 4096  # elements of each weight
 REMEMBERED = 256  # elements of each parameter, from the beginning
+PAIRS = 24  # measured steps after which one looks what is left of them when the next step begins
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -50,8 +51,8 @@ def trainable(optimizer: Any) -> list[tuple[int, Tensor]]:
 class WeightSteps:
     """The parameters of one optimiser, and what became of them since the watch began.
 
-    It lasts as long as :meth:`holds`; it keeps at most 256 elements of each parameter, and during a step that is
-    watched 4,096 of each weight.
+    It lasts as long as :meth:`holds`; it keeps at most 256 elements of each parameter, and of each weight 4,096 from a
+    step that is watched to the next step.
 
     Args:
         optimizer: Of torch, or one that looks like it.
@@ -75,6 +76,7 @@ class WeightSteps:
         self._judged = [place for place, one in enumerate(self.watched) if one.judged]
         self._first = self._buffers(range(len(pairs)), REMEMBERED)
         self._before: list[Tensor] | None = None
+        self._pair: tuple[list[Tensor], list[Tensor]] | None = None
 
     @property
     def judged(self) -> list[Watched]:
@@ -84,6 +86,12 @@ class WeightSteps:
     def holds(self, optimizer: Any) -> bool:
         """Whether the optimiser still has the parameters that it had."""
         return _key(optimizer) == self._key
+
+    def frozen(self, optimizer: Any) -> list[str]:
+        """Names of the judged weights that need no gradient any more, though the optimiser still holds them."""
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        pairs = [(self.watched[place].name, self.parameters[place]) for place in self._judged]
+        return [name for name, parameter in pairs if id(parameter) in held and not parameter.requires_grad]
 
     def before(self) -> None:
         """A step begins: copy samples of the judged weights."""
@@ -99,18 +107,54 @@ class WeightSteps:
         before, self._before = self._before, None
         if before is None:
             return None
-        rates = [_is_zero(group.get("lr")) for group in optimizer.param_groups]
+        rates = [is_zero(group.get("lr")) for group in optimizer.param_groups]
         self.steps += 1
         for place, (one, parameter) in enumerate(zip(self.watched, self.parameters, strict=True)):
             self.reached[place] += parameter.grad is not None and not rates[one.group]
         changes = [new.sub_(old) for new, old in zip(self._buffers(self._judged, SAMPLED), before, strict=True)]
+        if self._judged and self.steps <= PAIRS:
+            self._pair = before, self._norms(self._judged, changes, SAMPLED, 2)
         return self._norms(self._judged, changes, SAMPLED, 1), self._norms(self._judged, before, SAMPLED, 1)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a step has been watched, and what is left of it when the next begins is still to be seen."""
+        return self._pair is not None
+
+    def left(self) -> tuple[list[Tensor], list[Tensor]] | None:
+        """The step after a watched one begins: what is left of that one.
+
+        Returns:
+            For each judged weight the length of its change from before the watched step to now, and of the step
+            itself, in its sample, each ``[weights of a kind]``; None where no step was watched.
+        """
+        pair, self._pair = self._pair, None
+        if pair is None:
+            return None
+        net = [new.sub_(old) for new, old in zip(self._buffers(self._judged, SAMPLED), pair[0], strict=True)]
+        return self._norms(self._judged, net, SAMPLED, 2), pair[1]
+
+    def mark(self) -> list[Tensor]:
+        """Small samples of all parameters as they are now, for :meth:`since`."""
+        return self._buffers(range(len(self.watched)), REMEMBERED)
+
+    def since(self, mark: list[Tensor]) -> tuple[list[Tensor], ...]:
+        """What became of each parameter since a mark.
+
+        Returns:
+            The length of its sample at the mark, now, and of the change; its largest change from when the watch began
+            to the mark, and to now; each ``[parameters of a kind]``.
+        """
+        everything, now = range(len(self.watched)), self.mark()
+        lengths = [self._norms(everything, buffers, REMEMBERED, 2) for buffers in (mark, now, _apart(now, mark))]
+        return (
+            *lengths,
+            *(self._norms(everything, _apart(one, self._first), REMEMBERED, math.inf) for one in (mark, now)),
+        )
 
     def farthest(self) -> list[Tensor]:
         """The largest change of each parameter's small sample since the watch began, ``[parameters of a kind]``."""
-        everything = range(len(self.watched))
-        changes = [new.sub_(old) for new, old in zip(self._buffers(everything, REMEMBERED), self._first, strict=True)]
-        return self._norms(everything, changes, REMEMBERED, math.inf)
+        return self._norms(range(len(self.watched)), _apart(self.mark(), self._first), REMEMBERED, math.inf)
 
     def _kinds(self, places: Iterable[int]) -> list[list[int]]:
         kinds: dict[Any, list[int]] = {}
@@ -129,6 +173,15 @@ class WeightSteps:
             dtype = torch.float32 if buffer.dtype.itemsize < 4 else None
             norms.append(torch.stack(torch._foreach_norm(list(torch.split(buffer, lengths)), order, dtype=dtype)))
         return norms
+
+
+def numbers(parts: Sequence[Tensor]) -> list[float]:
+    """The numbers of tensors on the host, one after the other."""
+    return [number for part in parts for number in part.tolist()]
+
+
+def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    return [one - other for one, other in zip(some, others, strict=True)]
 
 
 def _key(optimizer: Any) -> tuple[int, ...]:
@@ -162,6 +215,6 @@ def _length(count: int, most: int) -> int:
     return math.ceil(count / stride_of(count, most))
 
 
-def _is_zero(rate: Any) -> bool:
+def is_zero(rate: Any) -> bool:
     """Whether a rate is the number 0; one that lives in a tensor is not read."""
     return not isinstance(rate, Tensor) and rate == 0
