@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 DENSE = 16  # samples at the beginning of a run, where most goes wrong,
-DENSELY = 4  # so many batches apart
-SELDOM = 16  # batches between two samples afterwards, or as many more as their cost asks for,
-LONGEST = 1024  # and at most, so that a long run is never out of sight
+DENSELY = 3  # so many batches apart: an odd number, since what alternates from batch to batch must be seen whole
+SELDOM = 17  # batches between two samples afterwards, or as many more as their cost asks for,
+LONGEST = 1025  # and at most, so that a long run is never out of sight
 LOOK = 16  # batches until the first look; then twice as many each time, up to
 LOOKS = 64  # so many, or as many more as their cost asks for
 FREE_SAMPLES = 64  # and looks that are taken whatever they cost: a short run of a small network has to be seen too,
@@ -104,7 +104,7 @@ class Cadence:
         sample_every = _interval(sample, batch * self.overhead * FOR_SAMPLES)
         look = median(self._look_seconds) if self._look_seconds else 0.0
         look_every = _interval(look, batch * self.overhead * (1 - FOR_SAMPLES))
-        return max(SELDOM, sample_every), max(LOOKS, look_every)
+        return max(SELDOM, sample_every | 1), max(LOOKS, look_every)
 
     def agree(self, proposals: Sequence[tuple[int, int]]) -> None:
         """Take the longest intervals that any rank asks for."""

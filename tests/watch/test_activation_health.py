@@ -70,11 +70,11 @@ def test_a_healthy_run(act: type[nn.Module]) -> None:
 
 def test_a_rate_too_high_kills() -> None:
     rule = ActivationHealth()
-    fit(Model(mlp(), rate=30.0), rule)
+    fit(Model(mlp(), rate=30.0), rule, max_epochs=4)
     dying = found(rule)["dying-units"]
     assert dying.severity is Severity.WARNING
     assert dying.evidence["start"] < 0.3
-    assert dying.step <= 128
+    assert dying.step <= 192
     assert "Lower the learning rate" in dying.advice
     assert found(rule)["constant-outputs"].severity is Severity.WARNING
 
@@ -91,13 +91,13 @@ def test_saturated_from_the_start() -> None:
 
 def test_the_first_layer_that_is_not_finite_is_named() -> None:
     rule = ActivationHealth()
-    fit(Model(mlp(), bad=20), rule, max_steps=60)
+    fit(Model(mlp(), bad=21), rule, max_steps=60)
     broken = found(rule)["non-finite-activations"]
     assert broken.severity is Severity.ERROR
-    # what entered the weights at step 20 has spoilt all of them by the next sample
-    assert "at batch 20" in broken.message
+    # what entered the weights at step 21 has spoilt all of them by the next sample
+    assert "at batch 21" in broken.message
     assert "`net.2` is the first layer" in broken.message
-    assert "at batch 16 all were finite" in broken.message
+    assert "at batch 18 all were finite" in broken.message
 
 
 class ByHand(Model):

@@ -242,7 +242,7 @@ def test_averaged_weights_may_take_the_place_of_the_others() -> None:
 def test_a_turn_is_told_with_the_batch_it_began_in() -> None:
     (finding,) = [one for one in findings(PicturesAfterAnEpoch) if one.severity is Severity.WARNING]
     assert "2 of 2 layers that matter (BatchNorm1d, Dropout: `net.1`, `net.3`)" in finding.message
-    assert "from batch 16 on, after they were trained in training mode" in finding.message
+    assert "from batch 18 on, after they were trained in training mode" in finding.message
     assert finding.step == 32, "the first look after three samples"
 
 

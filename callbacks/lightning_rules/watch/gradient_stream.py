@@ -110,10 +110,13 @@ class GradientStream:
         return [norms_of(weights, self.parameters[0].device).to(kind)] if self._places else []
 
     def adapt(self, batch_seconds: float, share: float) -> None:
-        """Take rows so seldom that they keep within a share of the time of batches; each step where a row is cheap."""
+        """Take rows so seldom that they keep within a share of the time of batches; each step where a row is cheap.
+
+        Every n-th with an odd n: two parts that are trained in turns are both seen.
+        """
         if self._seconds and batch_seconds:
             allowed = max(CHEAP, batch_seconds * share)
-            self.every = max(1, math.ceil(median(self._seconds) / allowed))
+            self.every = math.ceil(median(self._seconds) / allowed) | 1
 
 
 def _dense(tensor: Tensor) -> Tensor:
