@@ -117,8 +117,8 @@ def _cure(first: BadStep, late: bool) -> str:
         return f"They had grown {first.grown:.0f}-fold since the start: lower the learning rate, or clip the gradients."
     if late:
         return (
-            "Look for sqrt, norm, log or a division at 0 in the loss, and for NaN in the batches of the steps before; if "
-            "there is none, lower the learning rate."
+            "Look for sqrt, norm, log or a division at 0 in the loss, and for NaN in the batches of the steps before; "
+            "if there is none, lower the learning rate."
         )
     if first.loss is not None and math.isfinite(first.loss):
         return (

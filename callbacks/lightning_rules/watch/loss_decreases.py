@@ -160,7 +160,7 @@ class LossDecreases(Monitor):
 
 
 def together(kept: Sequence[tuple[Tensor | None, int]], automatic: bool) -> list[Tensor | float | None]:
-    """Losses as they were returned: a tensor ``[batches]`` and one of their factors; or, where they differ, one by one."""
+    """Losses as they were returned: a tensor ``[batches]`` and one of factors; or, where they differ, one by one."""
     factors = [float(count) if automatic else 1.0 for _, count in kept]
     losses = [loss for loss, _ in kept if loss is not None]
     kinds = {(loss.shape, loss.dtype, loss.device) for loss in losses}
