@@ -1,0 +1,1 @@
+"""The report card: one page that tells a person whether to trust a run, and what to do next."""

@@ -1,0 +1,278 @@
+"""The rule report-card."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_rules import record
+from lightning_rules.exhibit import Exhibit
+from lightning_rules.finding import Finding, Severity
+from lightning_rules.monitor import Monitor, View
+from lightning_rules.report.cost import Meter
+from lightning_rules.report.document import FINISHED, HTML, JSON, Document
+from lightning_rules.report.held_against import score_of
+from lightning_rules.report.series import Series
+from lightning_rules.reproduce.run_record import describe_run
+from lightning_rules.rule import Rule, attempt
+
+NAME = "report-card"
+EVERY = 30.0  # seconds between two pages of a run that goes on
+METRICS = 64  # that are followed
+
+
+class ReportCard(Monitor):
+    """Every run ends with one page that tells a person whether to trust it, and what to do next.
+
+    Why: People would rather look than read logs. What was found, what was measured and what brings the run back belong
+        on one page, beside what the run is held against: a guess, the best that is known, the run before.
+
+    What it does: Collects the findings of all rules, what they measured and show, the metrics that the run logs, the
+        learning rates, what it costs, and what brings it back, into ``<log_dir>/rules/report.json``; and draws
+        ``<log_dir>/rules/report.html`` from it, a page of its own that opens without a network. While the run goes on
+        both are written anew every half minute or so, the page by a process of its own; what a run that was killed has
+        left says that it is unfinished. ``python -m lightning_rules.report FOLDER`` draws the page again.
+        It has to stand behind the rules that it reports on.
+
+    Fires when: Never an alarm. At the end one line of information says where the page is.
+
+    Under DDP: Rank 0 collects and writes; findings are those of all ranks.
+
+    Cost: About a millisecond a look, and another to write the file; nothing at other batches.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_rules import recommended
+        >>> trainer = Trainer(callbacks=[*recommended(), ReportCard()], logger=False)
+
+    Source: Hui (2018), "How to start a deep learning project", on visualisation; Goodfellow et al. (2016), "Deep
+        Learning", section 11.5, "Visualize the model in action".
+
+    Args:
+        form: ``"html"`` for the page and the file it is drawn from, ``"json"`` for the file alone, ``"none"`` for
+            neither.
+        overhead: Share of the training time that all monitors of a run may take together, above 0 and below 1.
+        on_error: ``"warn"`` or ``"raise"``; see :class:`~lightning_rules.Rule`.
+
+    Raises:
+        ValueError: ``form`` is none of these.
+    """
+
+    name = NAME
+    source = (
+        'Hui (2018), "How to start a deep learning project", on visualisation; Goodfellow et al. (2016), "Deep '
+        'Learning", section 11.5, "Visualize the model in action"'
+    )
+    kind = "report"
+
+    def __init__(
+        self,
+        form: Literal["html", "json", "none"] = "html",
+        overhead: float = 0.03,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        super().__init__(overhead, on_error)
+        if form not in ("html", "json", "none"):
+            raise ValueError(f"Expected `form` to be 'html', 'json' or 'none', but got {form!r}.")
+        self.form = form
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.document = Document()
+        self._trainer: Any = None
+        self._meter = Meter()
+        self._written = time.perf_counter()
+        self._drawing: subprocess.Popen[bytes] | None = None
+        self._logged: list[tuple[int, dict[str, Any]]] = []  # still on their device
+
+    def start(self, view: View) -> None:
+        """Note what brings the run back."""
+        trainer = self._trainer = view.trainer
+        self._meter, self._written = Meter(), time.perf_counter()
+        self.document.started = self.document.started or _now()
+        if trainer.is_global_zero:
+            self._note_record(trainer, view.module)
+
+    def _note_record(self, trainer: Any, module: Any) -> None:
+        known = next((one.run_record for one in trainer.callbacks if getattr(one, "run_record", None)), None)
+        found, why_not = attempt(lambda: known or describe_run(trainer, module, snapshot=False))
+        self.document.record = found or {"why_not": why_not}
+        self.document.run = str(self.document.record.get("run", ""))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep what validation has logged."""
+        if self._active and not trainer.sanity_checking:
+            self._guarded(self._keep, trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep what the epoch has logged."""
+        if self._active:
+            self._guarded(self._keep, trainer)
+
+    def _keep(self, trainer: Any) -> None:
+        values = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in list(trainer.callback_metrics.items())[:METRICS]
+        }
+        self._logged.append((trainer.global_step, values))
+
+    def readings(self) -> Any:
+        """What was logged since the last look, and the learning rates of now."""
+        logged, self._logged = self._logged, []
+        rates = {
+            f"learning_rate/{place}.{number}": group["lr"]
+            for place, optimizer in enumerate(self._trainer.optimizers)
+            for number, group in enumerate(optimizer.param_groups)
+            if "lr" in group
+        }
+        return self._trainer.global_step, rates, logged
+
+    def take(self, readings: Any) -> None:
+        """Add them to the series."""
+        step, rates, logged = readings
+        for name, rate in rates.items():
+            self.document.series.setdefault(name, Series()).add(step, float(rate))
+        for at, values in logged:
+            for name, value in values.items():
+                series = self.document.metrics.setdefault(name, Series())
+                if not series.steps or series.steps[-1] != at:
+                    series.add(at, float(value))
+
+    def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:
+        """Nothing but where the page is."""
+        if self.form == "none" or self._folder is None:
+            return [Finding(NAME, Severity.INFO, "No report is written: " + self._why_none())]
+        page = HTML if self.form == "html" else JSON
+        return [Finding(NAME, Severity.INFO, f"The report of this run is {page} in its log folder.")]
+
+    def _why_none(self) -> str:
+        return "`form` is 'none'." if self.form == "none" else "the run has no log folder."
+
+    def looked(self, trainer: Any, last: bool) -> None:
+        """Collect what the other rules know, and write it down where that is due."""
+        if not trainer.is_global_zero:
+            return
+        for rule in trainer.callbacks:
+            if isinstance(rule, Monitor) and rule is not self:
+                for name, value in rule.scalars().items():
+                    self.document.series.setdefault(name, Series()).add(trainer.global_step, float(value))
+        if not last and time.perf_counter() - self._written > EVERY:
+            self._write(trainer)
+            self._draw_beside()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look for the last time."""
+        super().on_train_end(trainer, pl_module)
+        self.document.state = FINISHED
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Add what the test of the weights has shown."""
+        if self.document.started and trainer.is_global_zero:
+            self.document.tested = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")
+            }
+            self._end(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Write the last page of a run that failed or was interrupted."""
+        said = str(exception).partition("\n")[0]
+        self.document.state = f"failed: {type(exception).__name__}: {said}".rstrip(": ")
+        if self.document.started and trainer.is_global_zero:
+            self._end(trainer)
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write the last page."""
+        if stage == "fit" and self.document.started and trainer.is_global_zero:
+            self._end(trainer)
+        super().teardown(trainer, pl_module, stage)
+
+    def _end(self, trainer: Any) -> None:
+        """The page of a run that has ended, drawn here and now; what fails costs the page alone."""
+        _, why_not = attempt(lambda: self._write(trainer))
+        if not why_not and self.form == "html" and self._folder is not None:
+            self._stop_drawing()
+            _, why_not = attempt(self._draw_here)
+        if why_not:
+            record.log.warning(f"The report of this run could not be written: {why_not}")
+
+    def _write(self, trainer: Any) -> None:
+        self._written = time.perf_counter()
+        if self.form == "none" or self._folder is None:
+            return
+        self._fill(trainer)
+        record.write_file(self.document.to_json(), f"{self._folder}/{JSON}")
+
+    def _fill(self, trainer: Any) -> None:
+        """Bring the document up to now."""
+        document = self.document
+        rules = [one for one in trainer.callbacks if isinstance(one, Rule)]
+        document.updated = _now()
+        document.findings = [finding for rule in rules for finding in rule.findings]
+        document.rules = [
+            {"name": one.name, "kind": one.kind, "says": _first_line(one), "source": one.source} for one in rules
+        ]
+        document.exhibits = [exhibit for rule in rules for exhibit in _exhibits(rule)]
+        document.progress = {
+            "epoch": trainer.current_epoch,
+            "epochs": trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
+            "step": trainer.global_step,
+            "steps": trainer.max_steps if trainer.max_steps > 0 else None,
+        }
+        module = trainer.lightning_module
+        document.cost |= self._meter.read(module.device if module is not None else trainer.strategy.root_device)
+        document.cost |= self._cadence.costs()
+        document.score = score_of(document, trainer)
+
+    def _draw_beside(self) -> None:
+        """Draw the page in a process of its own, unless the last is still at it."""
+        local = self._folder is not None and "://" not in self._folder
+        if self.form != "html" or not local or (self._drawing is not None and self._drawing.poll() is None):
+            return
+        command = [sys.executable, "-m", "lightning_rules.report", str(self._folder)]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._drawing, why_not = attempt(lambda: subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
+        if why_not:
+            record.log.debug(f"The page could not be drawn while the run goes on: {why_not}")
+
+    def _stop_drawing(self) -> None:
+        drawing, self._drawing = self._drawing, None
+        if drawing is not None and drawing.poll() is None:
+            drawing.terminate()
+            drawing.wait()
+
+    def _draw_here(self) -> None:
+        from lightning_rules.report.page import page_of
+
+        record.write_file(page_of(self.document, Path(str(self._folder))), f"{self._folder}/{HTML}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Findings, cadence, and the series."""
+        return {**super().state_dict(), "document": self.document.to_json()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self.document = Document.from_json(state_dict["document"])
+
+
+def _exhibits(rule: Rule) -> Sequence[Exhibit]:
+    found, why_not = attempt(rule.exhibits)
+    if why_not:
+        record.log.debug(f"{rule.name} shows nothing: {why_not}")
+    return found or ()
+
+
+def _first_line(rule: Rule) -> str:
+    return (type(rule).__doc__ or "").strip().partition("\n")[0]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
