@@ -70,12 +70,20 @@ def save(findings: Iterable[Finding], folder: str | None) -> None:
 
 
 def write_findings(findings: Iterable[Finding], path: str) -> None:
-    """One JSON object a line, written beside the target and then renamed.
+    """One JSON object a line, written as :func:`write_file` does.
 
     Raises:
         OSError: The folder cannot be made or written.
     """
-    text = "".join(finding.to_json() + "\n" for finding in findings)
+    write_file("".join(finding.to_json() + "\n" for finding in findings), path)
+
+
+def write_file(text: str, path: str) -> None:
+    """Write a file as a whole, local or at any address that fsspec knows.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
     if "://" in path:  # an object store: a write there is whole or not at all
         with fsspec.open(path, "w", encoding="utf-8") as file:
             file.write(text)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from lightning_rules import record
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.idle_hooks import rest_empty, wake_all
 from lightning_rules.namespace import callback_bases
@@ -85,6 +86,10 @@ class Rule(Callback, ABC):
         if self._key is None:  # Lightning asks at each hook of each step
             self._key = self._generate_state_key(**self.options)
         return self._key
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """What the rule has to show a person, as plain data, from what it holds on the host; on rank 0, at any time."""
+        return ()
 
     def observe(
         self, trainer: Any, measure: Callable[[], T], judge: Callable[[Sequence[T]], Iterable[Finding]]

@@ -18,7 +18,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.monitor import Monitor, View
 from lightning_rules.report.cost import Meter
 from lightning_rules.report.document import FINISHED, HTML, JSON, Document
-from lightning_rules.report.held_against import score_of
+from lightning_rules.report.held_against import beside_previous, score_of
 from lightning_rules.report.series import Series
 from lightning_rules.reproduce.run_record import describe_run
 from lightning_rules.rule import Rule, attempt
@@ -228,8 +228,10 @@ class ReportCard(Monitor):
         }
         module = trainer.lightning_module
         document.cost |= self._meter.read(module.device if module is not None else trainer.strategy.root_device)
-        document.cost |= self._cadence.costs()
+        document.cost |= self._cadence.costs
         document.score = score_of(document, trainer)
+        if self._folder is not None and "://" not in self._folder:
+            document.score = beside_previous(document, Path(self._folder))
 
     def _draw_beside(self) -> None:
         """Draw the page in a process of its own, unless the last is still at it."""

@@ -14,6 +14,7 @@ BEST_IS_HIGH = (*SHARES, "f1", "auroc", "auc", "r2", "iou", "dice", "map", "corr
 LEAST = ("loss", "error", "mse", "mae", "rmse", "perplexity", "nll", "brier")
 PREFERRED = ("accuracy", "acc", "f1", "auroc", "r2", "iou", "dice", "map", "error", "mae", "mse", "loss")
 CONFIDENCE = 0.95
+Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Score:
     """
 
     name: str
-    mode: Literal["min", "max"]
+    mode: Mode
     value: float
     step: int
     examples: int | None = None
@@ -57,14 +58,14 @@ def is_share(name: str) -> bool:
     return _word(name, SHARES) is not None
 
 
-def mode_of(name: str) -> Literal["min", "max"] | None:
+def mode_of(name: str) -> Mode | None:
     """Whether the highest or the lowest value of a metric is the best, by its name; None where that says nothing."""
     if _word(name, LEAST):
         return "min"
     return "max" if _word(name, BEST_IS_HIGH) else None
 
 
-def main_metric(names: Sequence[str], wanted: Sequence[tuple[str, Literal["min", "max"]]]) -> tuple[str, str] | None:
+def main_metric(names: Sequence[str], wanted: Sequence[tuple[str, Mode]]) -> tuple[str, Mode] | None:
     """The metric by which to judge a run, and its mode.
 
     Args:
@@ -107,7 +108,7 @@ def differ(one: Score, other: Score) -> bool | None:
     return abs(one.value - other.value) > 1.96 * math.sqrt(variance)
 
 
-def best_of(steps: Sequence[int], values: Sequence[float], mode: str) -> tuple[int, float] | None:
+def best_of(steps: Sequence[int], values: Sequence[float], mode: Mode) -> tuple[int, float] | None:
     """Step and value of the best of a series; None where none is finite."""
     pairs = [(value, step) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
     if not pairs:
@@ -126,4 +127,3 @@ def _parts(name: str) -> list[str]:
     for sign in "/_-. ":
         name = name.replace(sign, " ")
     return name.lower().split()
-

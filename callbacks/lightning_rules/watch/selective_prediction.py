@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.answers import Answers
+from lightning_rules.exhibit import Exhibit, Section
 from lightning_rules.figures import INK, RIGHT, WRONG, new_figure
 from lightning_rules.monitor import Finding, NotApplicable, Severity, View
 from lightning_rules.selective import SURE, RiskCoverage, risk_coverage, threshold_for_risk
@@ -126,6 +127,14 @@ class SelectivePrediction(ValidationWatch):
         point = evidence.get("coverage"), evidence.get("risk")
         self._point = (float(point[0]), float(point[1])) if None not in point else None  # type: ignore[arg-type]
         return found
+
+    def exhibits(self) -> list[Exhibit]:
+        """The figure, when it has been drawn."""
+        caption = (
+            "How often the network is right in what it answers, if it leaves the an"
+            "swers that it is least sure of to others."
+        )
+        return self.picture(Section.CALIBRATION, "Risk against coverage", caption)
 
     def draw(self) -> Any:
         """Risk against coverage."""
