@@ -1,0 +1,63 @@
+"""The score of a run beside what it is held against: dots on one line of numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning_rules.report.score import Score
+from lightning_rules.report.style import INK, LINE, RIGHT, SMALL, THIN, new_axes, new_figure, number, plain, set_scale, style
+from lightning_rules.report.svg import inline
+
+ROW = 0.24  # inches
+
+
+def score_svg(score: Score, label: str) -> str:
+    """An ``<svg>`` element; see :func:`~lightning_rules.report.svg.inline`."""
+    with style():
+        return inline(_figure(score), "score", label)
+
+
+def told(value: float | None, is_share: bool) -> str:
+    """A score in words: shares in percent."""
+    if value is None or not math.isfinite(value):
+        return "not known"
+    return f"{value:.1%}".replace("-", "−") if is_share else number(value)
+
+
+def _figure(score: Score) -> Any:
+    rows = [
+        ("this run", score.value),
+        ("best known", score.known),
+        ("previous run", score.previous),
+        ("commonest class", score.majority),
+    ]
+    known = [(name, value) for name, value in rows if value is not None and math.isfinite(value)]
+    figure = new_figure(0.5 + ROW * max(1, len(known)))
+    axes = new_axes(figure, 1.15, 0.42, 0.6, 0.06)
+    for place, (name, value) in enumerate(known):
+        _draw_row(axes, place, name, value, score)
+    axes.set_yticks(range(len(known)), [name for name, _ in known])
+    axes.set_ylim(max(1, len(known)) - 0.5, -0.5)
+    set_scale(axes, "x", is_log=False)
+    if score.is_share:
+        axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.3g}%".replace("-", "−"))
+    axes.margins(x=0.08)
+    better = "higher is better" if score.mode == "max" else "lower is better"
+    axes.set_xlabel(plain(f"{score.name} ({better})", 60))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _draw_row(axes: Any, place: int, name: str, value: float, score: Score) -> None:
+    mine = name == "this run"
+    axes.axhline(place, color=INK, alpha=0.12, linewidth=THIN)
+    end = value
+    if mine and score.low is not None and score.high is not None:
+        axes.plot([score.low, score.high], [place, place], color=RIGHT, linewidth=2 * LINE, alpha=0.45)
+        end = score.high
+    axes.plot([value], [place], marker="o" if mine else "D", markersize=6 if mine else 4.5,
+              color=RIGHT if mine else INK, linestyle="none", markerfacecolor=RIGHT if mine else "none")  # fmt: skip
+    axes.annotate(told(value, score.is_share), (end, place), (7, 0), textcoords="offset points", va="center",
+                  fontsize=SMALL, annotation_clip=False)  # fmt: skip

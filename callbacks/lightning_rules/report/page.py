@@ -1,0 +1,134 @@
+"""The page of a run: one file that opens without a network, drawn from a document alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lightning_rules.report.contents import SIGNS, Contents, contents_of, score_lines, state_of
+from lightning_rules.report.document import Document
+from lightning_rules.report.draw_score import score_svg, told
+from lightning_rules.report.facts import costs_of, record_of
+from lightning_rules.report.score import is_share
+from lightning_rules.report.shown import Shown, show
+from lightning_rules.report.style import number
+from lightning_rules.report.verdict import verdict_of
+from lightning_rules.finding import Severity
+
+LIMIT = 2_900_000  # bytes of a page: it is to be sent, and opened on a telephone
+LONGEST = 2_000  # letters of one value of a finding's evidence
+
+
+def page_of(document: Document, folder: Path) -> str:
+    """One self-contained HTML text; the same document gives the same text.
+
+    What cannot be drawn or read is a sentence in the page. Where the page would be larger than 2.9 MB, the largest
+    figures are left out, and said to be.
+
+    Args:
+        document: The run.
+        folder: Of the run, whose folder ``rules`` holds the pictures that the document names.
+    """
+    contents = contents_of(document)
+    shown = _shown(contents, folder)
+    values = _values(document, contents, shown)
+    template = _environment().from_string(_own("template.html"))
+    page = template.render(values)
+    if (excess := len(page.encode(errors="replace")) - LIMIT) > 0:
+        _leave_out(list(shown.values()), excess)
+        page = template.render(values)
+    return page.encode(errors="replace").decode()  # a lone surrogate cannot be written to a file
+
+
+def _own(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment.filters["evidence"] = _evidence
+    return environment
+
+
+def _evidence(value: Any) -> str:
+    """A number of a finding as a person reads it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not known"}[value]
+    if isinstance(value, float):
+        return number(float(f"{value:.4g}"))
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def _shown(contents: Contents, folder: Path) -> dict[str, Shown]:
+    placed = [one for group in (*contents.findings, *contents.parts) for one in group.exhibits]
+    return {one.anchor: show(one.exhibit, one.anchor, folder) for one in placed}
+
+
+def _leave_out(shown: Sequence[Shown], excess: int) -> None:
+    for one in sorted(shown, key=lambda one: -one.size):
+        if excess <= 0 or not one.size:
+            return
+        excess -= one.size
+        one.leave_out()
+
+
+def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) -> dict[str, Any]:
+    script = _own("copy.js")
+    verdict = verdict_of(document)
+    costs, record = costs_of(document), record_of(document)
+    lines = score_lines(document.score) if document.score else []
+    return {
+        "title": document.run or "A run without a name",
+        "document": document,
+        "contents": contents,
+        "shown": shown,
+        "verdict": verdict,
+        "verdict_sign": SIGNS[{"error": Severity.ERROR, "warning": Severity.WARNING, "ok": Severity.OK}.get(
+            verdict.level, Severity.INFO)],
+        "state": state_of(document),
+        "started": _when(document.started),
+        "updated": _when(document.updated),
+        "score_lines": lines,
+        "score_svg": _score_drawing(document, lines),
+        "tested": [(name, told(value, is_share(name))) for name, value in document.tested.items()],
+        "costs": costs,
+        "record": record,
+        "links": _links(document, contents, bool(costs), bool(record)),
+        "css": Markup(_own("style.css")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def _score_drawing(document: Document, lines: Sequence[tuple[str, str, str]]) -> Markup:
+    if document.score is None:
+        return Markup("")
+    label = "; ".join(f"{name}: {value}" for name, value, _ in lines)
+    return Markup(score_svg(document.score, label))
+
+
+def _when(moment: str) -> str:
+    return moment.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _links(document: Document, contents: Contents, has_costs: bool, has_record: bool) -> list[tuple[str, str]]:
+    """The table of contents: only what there is."""
+    checked = bool(contents.held or contents.skipped or contents.noted)
+    there = [
+        ("score", "Score", document.score is not None or bool(document.tested)),
+        ("findings", "What to look at", bool(contents.findings)),
+        *((part.anchor, part.title, True) for part in contents.parts),
+        ("cost", "Cost", has_costs),
+        ("reproduction", "Reproduction", has_record),
+        ("checked", "What was checked", checked),
+        ("how-to-read", "How to read this page", True),
+    ]
+    return [(anchor, name) for anchor, name, is_there in there if is_there]
