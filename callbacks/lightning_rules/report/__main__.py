@@ -15,7 +15,9 @@ from lightning_rules.report.verdict import verdict_of
 
 def main(words: Sequence[str] | None = None) -> int:
     """Write the page and say where it is; 1 where there is nothing to draw or no place to write."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_rules.report", description="Draw the page of a run again.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_rules.report", description="Draw the page of a run again."
+    )
     parser.add_argument("folder", type=Path, help=f"of the run: the one that holds {JSON}")
     given = parser.parse_args(words).folder
     folder = given.parent.parent if given.is_file() else given

@@ -80,7 +80,7 @@ class Contents:
 
 
 def contents_of(document: Document) -> Contents:
-    """Place findings and exhibits: an exhibit stands once, beside the worst finding that it shows, else in its section."""
+    """Place findings and exhibits: each exhibit once, beside the worst finding that it shows, else in its section."""
     made = [*document.exhibits, *exhibits_of(document)]
     exhibits = [Placed(one, f"figure-{place}-{_slug(one.name)}") for place, one in enumerate(made)]
     infos = [one for one in document.findings if one.severity is Severity.INFO]
@@ -135,7 +135,7 @@ def state_of(document: Document) -> str:
         return f"Unfinished, as of {when}{far}: it goes on, or was killed." if when else f"Unfinished{far}."
     if document.state == FINISHED:
         return f"Finished{' at ' + when if when else ''}{far}."
-    return f"{document.state[:1].upper()}{document.state[1:]}{far}{', at ' + when if when else ''}"
+    return f"Ended early{' at ' + when if when else ''}{far}."
 
 
 def score_lines(score: Score) -> list[tuple[str, str, str]]:

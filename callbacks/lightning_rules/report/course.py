@@ -90,8 +90,8 @@ def _rates(document: Document) -> list[Exhibit]:
         return []
     several = len(found) > 1
     curves = [Curve(_rate_name(name) if several else "", one.steps, one.values) for name, one in found.items()]
-    values = [value for one in found.values() for value in one.values]
-    content = Curves(curves, STEP, "learning rate", log_y=spans_decades(values))
+    peaks = [max((value for value in one.values if _is_number(value)), default=None) for one in found.values()]
+    content = Curves(curves, STEP, "learning rate", log_y=spans_decades(peaks))
     caption = "What the optimiser was really given at each step, with warm-up, decay and what rules have changed."
     return [Exhibit("learning_rate_schedule", Section.LEARNING_RATE, "The schedule as it ran", caption, content,
                     ("schedule-audit",))]  # fmt: skip
@@ -131,7 +131,11 @@ def _metric(document: Document, place: int, metric: str, group: Mapping[str, tup
     every = [value for _, series in group.values() for value in series.values]
     log_y = "loss" in metric.lower() and spans_decades(every)
     content = Curves(curves, STEP, metric, log_y=log_y, marks=_marks(document, group))
-    says = "The faint curve is what was logged, the strong one its running mean. " if any(c.faint for c in curves) else ""
+    says = (
+        "The faint curve is what was logged, the strong one its average over neighbours. "
+        if any(c.faint for c in curves)
+        else ""
+    )
     roles = {role for role, _ in group.values()}
     gap = "A gap that grows between the two is overfitting." if {"train", "validation"} <= roles else ""
     return Exhibit(f"metric_{place}", Section.CURVES, metric, (says + gap) or "As the run logged it.", content)
@@ -168,11 +172,11 @@ def _layers(document: Document) -> list[Exhibit]:
             continue
         names = [list(found)[place] for place in spread(len(found))]
         log_y = spans_decades([value for name in names for value in found[name].values])
-        curves = [Curve("", found[name].steps, found[name].values) for name in names]
+        curves = [Curve("", found[name].steps, found[name].values, "train") for name in names]
         panels = [Curves([curve], STEP, kind.unit, log_y=log_y) for curve in curves]
         few = len(names) < len(found)
         some = f" {len(names)} of {len(found)} are shown, evenly from the first to the last." if few else ""
-        content = Panels(names, panels)
+        content = Panels([name.removesuffix(".weight") for name in names], panels)
         made.append(Exhibit(name_of, Section.LAYERS, kind.title, kind.says + some, content, kind.rules))
     return made
 

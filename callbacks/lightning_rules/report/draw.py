@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from lightning_rules.exhibit import Bars, Content, Curve, Curves, Listing, Matrix, Panels, Picture
@@ -35,6 +36,7 @@ MARKS = 6
 BARS = 30
 FEW_POINTS = 24  # are marked one by one
 LABELLED = 4  # curves whose names stand at their ends, if these are apart
+SHORT = 14  # letters of a name that may stand there
 ROW = 0.17  # inches, of a line of words
 
 
@@ -83,13 +85,15 @@ def is_drawn(content: Content) -> bool:
 def _of_curves(content: Curves) -> Any:
     drawn = [_points(curve, content) for curve in content.curves[:CURVES]]
     named = [(curve, place) for place, curve in enumerate(content.curves[:CURVES]) if curve.label and not curve.faint]
-    at_ends = _apart(content, [drawn[place] for _, place in named]) if len(named) <= LABELLED else False
-    legend = _rows_of([curve.label for curve, _ in named]) if not at_ends and len(named) > 1 else []
+    short = len(named) <= LABELLED and all(len(curve.label) <= SHORT for curve, _ in named)
+    at_ends = short and _apart(content, [drawn[place] for _, place in named])
+    legend = _rows_of([curve.label for curve, _ in named]) if not at_ends else []
     marks = [one for one in content.marks[:MARKS] if _is_number(one[0]) and not (content.log_x and one[0] <= 0)]
     above = 0.1 + ROW * (1 + len(legend) + min(3, len(marks)))
     right = max([0.15, *(min(1.4, 0.12 + width_of(curve.label)) for curve, _ in named if at_ends)])
     figure = new_figure(2.35 + above)
     axes = new_axes(figure, 0.55, 0.45, right, above)
+    cut = ""
     handles = [_draw(axes, curve, place, *drawn[place]) for place, curve in enumerate(content.curves[:CURVES])]
     if not any(math.isfinite(value) for _, values in drawn for value in values):
         _say_nothing(axes)
@@ -98,12 +102,13 @@ def _of_curves(content: Curves) -> Any:
         set_scale(axes, "y", content.log_y)
         _draw_band(axes, content.band, content.log_y)
         _draw_marks(axes, marks)
+        cut = _cut_off(axes, content, drawn)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=THIN)
     if at_ends:
         for curve, place in named:
             _label_end(axes, curve.label, *drawn[place])
     axes.set_xlabel(plain(content.x_label, 70))
-    _words_above(figure, plain(content.y_label, 70), [[(curve.label, handles[place]) for curve, place in named]]
+    _words_above(figure, plain(content.y_label, 70) + cut, [[(curve.label, handles[place]) for curve, place in named]]
                  if legend else [], legend)  # fmt: skip
     return figure
 
@@ -127,6 +132,19 @@ def _draw(axes: Any, curve: Curve, place: int, x: list[float], y: list[float]) -
     return axes.plot(x, y, marker="o" if few else None, markersize=2.8, **looks)[0]
 
 
+def _cut_off(axes: Any, content: Curves, drawn: Sequence[tuple[list[float], list[float]]]) -> str:
+    """In a search over decades what explodes at its end would flatten the rest: the axis ends before; says so."""
+    values = sorted(value for _, y in drawn for value in y if math.isfinite(value))
+    if not content.log_x or content.log_y or len(values) < FEW_POINTS:
+        return ""
+    low, usual = values[0], values[int(0.7 * len(values))]
+    top = usual + 0.75 * (usual - low)
+    if values[-1] <= usual + 4 * (usual - low) or top <= low:
+        return ""
+    axes.set_ylim(low - 0.05 * (top - low), top)
+    return f" (goes on to {number(values[-1])})"
+
+
 def _ends(y: list[float]) -> float | None:
     return next((value for value in reversed(y) if math.isfinite(value)), None)
 
@@ -144,7 +162,7 @@ def _apart(content: Curves, drawn: Sequence[tuple[list[float], list[float]]]) ->
     scale = math.log10 if content.log_y else float
     span = scale(max(values)) - scale(min(values)) or 1.0
     heights = sorted(scale(end) / span for end in ends if end is not None)
-    return all(high - low > 0.09 for low, high in zip(heights, heights[1:], strict=False))
+    return all(high - low > 0.09 for low, high in pairwise(heights))
 
 
 def _label_end(axes: Any, label: str, x: list[float], y: list[float]) -> None:

@@ -12,11 +12,12 @@ from lightning_rules.report.style import RIGHT, SMALL, WIDTH, WRONG, new_axes, n
 
 NUMBERS = 15  # classes, up to which each cell says its number
 NAMES = 40  # classes, up to which each has its name
+LEAST = 0.2  # of the colour of a mistake, so that a single one is seen
 STRONGEST = 0.45  # of a cell's colour under a number, which can be read in light and dark pages
 
 
 def figure_of_matrix(content: Matrix) -> Any:
-    """Rows are right, columns answered; the colour is the share of the row, blue where right, orange where wrong."""
+    """Rows are labels, columns answers; the colour is the share of the row, blue where right, orange where wrong."""
     counts = _square(content)
     classes = len(counts)
     labels = [plain(label, 14) for label in content.labels[:classes]]
@@ -37,7 +38,7 @@ def figure_of_matrix(content: Matrix) -> Any:
     if classes <= NUMBERS:
         _write_numbers(axes, counts)
     axes.set_xlabel("answered")
-    figure.text(0.02, 1 - (0.1 + side / 2) / (side + below + 0.1), "right", rotation=90, va="center")
+    figure.text(0.02, 1 - (0.1 + side / 2) / (side + below + 0.1), "labelled", rotation=90, va="center")
     return figure
 
 
@@ -61,7 +62,8 @@ def _colours(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     colours[..., :3] = to_rgb(WRONG)
     colours[range(len(colours)), range(len(colours)), :3] = to_rgb(RIGHT)
     wrong = strongest * np.sqrt(share)  # so that few errors of many can be seen
-    colours[:classes, :classes, 3] = np.where(np.eye(classes) > 0, strongest * share, wrong)
+    visible = np.where(counts > 0, np.maximum(wrong, LEAST), 0)
+    colours[:classes, :classes, 3] = np.where(np.eye(classes) > 0, strongest * share, visible)
     return colours
 
 

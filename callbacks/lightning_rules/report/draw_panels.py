@@ -13,7 +13,6 @@ from lightning_rules.report.style import (
     INK,
     OTHERS,
     ROLES,
-    SIZE,
     SMALL,
     THIN,
     WIDTH,
@@ -28,7 +27,7 @@ from lightning_rules.report.style import (
 PANELS = 24
 FEW = 6  # are shown in two columns
 HEIGHT, GAP, TITLE = 0.62, 0.14, 0.17  # inches, of a panel, between two, of its title
-LEFT, BELOW, ABOVE = 0.5, 0.42, 0.3
+LEFT, BELOW, ABOVE = 0.5, 0.27, 0.3
 DECADES = 100.0  # from the least to the greatest value: then a logarithmic axis
 
 
@@ -91,14 +90,25 @@ def figure_of_panels(content: Panels) -> Any:
     axes.text((LEFT + WIDTH) / 2, 0.08, plain(first.x_label, 70), ha="center")
     x_scale, y_scale = _scale(panels, "x", first.log_x), _scale(panels, "y", first.log_y)
     wide = (WIDTH - LEFT - 0.12 - GAP * (columns - 1)) / columns
-    for number_of, (place, panel) in enumerate(zip(shown, panels, strict=True)):
+    titles = _titles([content.titles[place] for place in shown], int(wide / width_of("n", SMALL)))
+    for number_of, panel in enumerate(panels):
         row, column = divmod(number_of, columns)
         corner = (LEFT + column * (wide + GAP), height - ABOVE - row * (TITLE + HEIGHT + GAP) - TITLE - HEIGHT)
-        title = plain(content.titles[place], int(wide / width_of("n", SMALL)))
-        axes.text(corner[0], corner[1] + HEIGHT + 0.045, title, fontsize=SMALL)
+        axes.text(corner[0], corner[1] + HEIGHT + 0.045, titles[number_of], fontsize=SMALL)
         is_last = number_of + columns >= len(shown)
         _draw_panel(axes, panel, corner, wide, (x_scale, y_scale), (is_last, column == 0))
     return figure
+
+
+def _titles(titles: Sequence[str], longest: int) -> list[str]:
+    """In so many letters: where one is too long, all lose the parts that they begin with alike."""
+    parts = [title.split(".") for title in titles]
+    while max(map(len, titles), default=0) > longest and len(titles) > 1 and min(map(len, parts)) > 1:
+        if len({one[0] for one in parts}) > 1:
+            break
+        parts = [one[1:] for one in parts]
+        titles = [".".join(one) for one in parts]
+    return [plain(title, longest) for title in titles]
 
 
 def _scale(panels: Sequence[Curves], which: str, is_log: bool) -> _Scale:
@@ -124,11 +134,11 @@ def _draw_panel(
     left, bottom = corner
     axes.plot([left, left, left + wide], [bottom + HEIGHT, bottom, bottom], color=INK, linewidth=THIN, alpha=0.6)
     for tick in scales[1].ticks(3):
-        y = bottom + HEIGHT * scales[1]([tick])[0]
-        axes.plot([left, left + wide], [y, y], color=INK, linewidth=0.4, alpha=0.2)
+        level = bottom + HEIGHT * scales[1]([tick])[0]
+        axes.plot([left, left + wide], [level, level], color=INK, linewidth=0.4, alpha=0.2)
         if has_ticks[1]:
             words = power_of_ten(tick) if scales[1].is_log else number(tick)
-            axes.text(left - 0.05, y, words, ha="right", va="center", fontsize=SMALL)
+            axes.text(left - 0.05, level, words, ha="right", va="center", fontsize=SMALL)
     if has_ticks[0]:
         low, high = scales[0].low, scales[0].high
         axes.text(left, bottom - 0.05, number(low), va="top", fontsize=SMALL)
@@ -145,7 +155,7 @@ def _draw_panel(
 
 def _looks(role: str, place: int) -> tuple[str, Any]:
     if role == "other":
-        return (ROLES["train"] if place == 0 else OTHERS[place % len(OTHERS)]), DASHES[place % len(DASHES)]
+        return OTHERS[place % len(OTHERS)], DASHES[place % len(DASHES)]
     return ROLES.get(role, INK), "-"
 
 
@@ -160,7 +170,7 @@ def _draw_legend(axes: Any, panels: Sequence[Curves], height: float) -> None:
     x = WIDTH - 0.1
     for label, (color, dashes) in reversed(list(looks.items())[:3] if len(looks) > 1 else []):
         words = plain(label, 16)
-        axes.text(x, height - 0.16, words, ha="right", fontsize=SIZE - 1)
+        axes.text(x, height - 0.16, words, ha="right", fontsize=SMALL)
         x -= width_of(words) + 0.3
         axes.plot([x, x + 0.22], [height - 0.12] * 2, color=color, linestyle=dashes)
         x -= 0.15

@@ -6,10 +6,24 @@ import math
 from typing import Any
 
 from lightning_rules.report.score import Score
-from lightning_rules.report.style import INK, LINE, RIGHT, SMALL, THIN, new_axes, new_figure, number, plain, set_scale, style
+from lightning_rules.report.style import (
+    INK,
+    LINE,
+    RIGHT,
+    SMALL,
+    THIN,
+    new_axes,
+    new_figure,
+    number,
+    plain,
+    set_scale,
+    style,
+)
 from lightning_rules.report.svg import inline
 
 ROW = 0.24  # inches
+GUESS = "commonest class"
+FAR = 3.0  # times what the others are apart
 
 
 def score_svg(score: Score, label: str) -> str:
@@ -30,13 +44,18 @@ def _figure(score: Score) -> Any:
         ("this run", score.value),
         ("best known", score.known),
         ("previous run", score.previous),
-        ("commonest class", score.majority),
+        (GUESS, score.majority),
     ]
     known = [(name, value) for name, value in rows if value is not None and math.isfinite(value)]
+    near = [value for name, value in [*known, ("", score.low), ("", score.high)] if name != GUESS and value is not None]
+    far = score.majority if score.majority is not None and _is_far(score.majority, near) else None
     figure = new_figure(0.5 + ROW * max(1, len(known)))
     axes = new_axes(figure, 1.15, 0.42, 0.6, 0.06)
     for place, (name, value) in enumerate(known):
-        _draw_row(axes, place, name, value, score)
+        if name != GUESS or far is None:
+            _draw_row(axes, place, name, value, score)
+    if far is not None:
+        _say_far(axes, len(known) - 1, far, score)
     axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.set_ylim(max(1, len(known)) - 0.5, -0.5)
     set_scale(axes, "x", is_log=False)
@@ -48,6 +67,22 @@ def _figure(score: Score) -> Any:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure
+
+
+def _is_far(guess: float, near: list[float]) -> bool:
+    """Whether a guess is so much worse that nothing else could be told apart on the same axis."""
+    spread = max(near) - min(near)
+    return spread > 0 and min(abs(guess - value) for value in near) > FAR * spread
+
+
+def _say_far(axes: Any, place: int, guess: float, score: Score) -> None:
+    axes.axhline(place, color=INK, alpha=0.12, linewidth=THIN)
+    left = guess < score.value
+    words = (
+        f"◂ {told(guess, score.is_share)}, off the scale" if left else f"{told(guess, score.is_share)}, off the scale ▸"
+    )
+    axes.text(0 if left else 1, place, words, ha="left" if left else "right", va="center", fontsize=SMALL,
+              transform=axes.get_yaxis_transform())  # fmt: skip
 
 
 def _draw_row(axes: Any, place: int, name: str, value: float, score: Score) -> None:

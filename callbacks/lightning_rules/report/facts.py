@@ -75,7 +75,8 @@ def energy(joules: float) -> str:
 def record_of(document: Document) -> list[Fact]:
     """What brings the run back; what is not known is missing, or says why."""
     record = document.record
-    code = record.get("code") if isinstance(record.get("code"), Mapping) else {}
+    found = record.get("code")
+    code: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     command = record.get("command")
     facts = [
         Fact("Command", shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else _text(command), True),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from lightning_rules.finding import Severity
 from lightning_rules.report.contents import SIGNS, Contents, contents_of, score_lines, state_of
 from lightning_rules.report.document import Document
 from lightning_rules.report.draw_score import score_svg, told
@@ -20,7 +21,6 @@ from lightning_rules.report.score import is_share
 from lightning_rules.report.shown import Shown, show
 from lightning_rules.report.style import number
 from lightning_rules.report.verdict import verdict_of
-from lightning_rules.finding import Severity
 
 LIMIT = 2_900_000  # bytes of a page: it is to be sent, and opened on a telephone
 LONGEST = 2_000  # letters of one value of a finding's evidence
@@ -54,7 +54,18 @@ def _own(name: str) -> str:
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     environment.filters["evidence"] = _evidence
+    environment.filters["words"] = _words
     return environment
+
+
+def _words(text: str) -> Markup:
+    """A sentence with its code, which stands between backticks, set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def _evidence(value: Any) -> str:
@@ -68,7 +79,8 @@ def _evidence(value: Any) -> str:
 
 
 def _shown(contents: Contents, folder: Path) -> dict[str, Shown]:
-    placed = [one for group in (*contents.findings, *contents.parts) for one in group.exhibits]
+    beside = [one for told in contents.findings for one in told.exhibits]
+    placed = [*beside, *(one for part in contents.parts for one in part.exhibits)]
     return {one.anchor: show(one.exhibit, one.anchor, folder) for one in placed}
 
 
@@ -91,8 +103,9 @@ def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) 
         "contents": contents,
         "shown": shown,
         "verdict": verdict,
-        "verdict_sign": SIGNS[{"error": Severity.ERROR, "warning": Severity.WARNING, "ok": Severity.OK}.get(
-            verdict.level, Severity.INFO)],
+        "verdict_sign": SIGNS[
+            {"error": Severity.ERROR, "warning": Severity.WARNING, "ok": Severity.OK}.get(verdict.level, Severity.INFO)
+        ],
         "state": state_of(document),
         "started": _when(document.started),
         "updated": _when(document.updated),

@@ -36,11 +36,13 @@ class Series:
 
 
 def smoothed(values: list[float], width: int) -> list[float]:
-    """Exponential averages, corrected for where they begin (Kingma and Ba, 2015, section 3)."""
-    keep = 1 - 1 / max(1, width)
-    level, weight, found = 0.0, 0.0, []
-    for value in values:
-        level = keep * level + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        found.append(level / weight)
-    return found
+    """Averages over as many neighbours; unlike running averages, they do not lag behind (Savitzky and Golay, 1964).
+
+    Args:
+        values: Finite.
+        width: Of neighbours; at most as many as there are values.
+    """
+    from scipy.signal import savgol_filter
+
+    odd = min(width, len(values)) // 2 * 2 - 1
+    return [float(value) for value in savgol_filter(values, odd, 1)] if odd >= 3 else list(values)

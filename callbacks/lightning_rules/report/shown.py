@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lightning_rules.exhibit import Exhibit, Listing, Picture
 from lightning_rules.report.draw import is_drawn, svg_of
 
+NOTHING = Markup("")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGE = 400_000  # bytes of a picture, from which on it is made smaller
 SIDE = 1400  # pixels of one that was made smaller
@@ -37,7 +38,7 @@ class Shown:
 
     exhibit: Exhibit
     anchor: str
-    svg: Markup = Markup("")
+    svg: Markup = NOTHING
     image: str = ""
     table: Sequence[Sequence[str]] = ()
     note: str = ""
@@ -50,7 +51,7 @@ class Shown:
     def leave_out(self) -> None:
         """Of a page that would be too large."""
         where = f" It is the file {self.exhibit.content.file}." if isinstance(self.exhibit.content, Picture) else ""
-        self.svg, self.image = Markup(""), ""
+        self.svg, self.image = NOTHING, ""
         self.note = f"Left out, so that the page stays small.{where}"
 
 
@@ -70,7 +71,7 @@ def show(exhibit: Exhibit, anchor: str, folder: Path) -> Shown:
             return _picture(exhibit, content, anchor, folder)
         if is_drawn(content):
             label = f"{exhibit.title}. {exhibit.caption}"
-            return Shown(exhibit, anchor, svg=Markup(svg_of(content, anchor, _clean(label))))  # noqa: S704
+            return Shown(exhibit, anchor, svg=Markup(svg_of(content, anchor, _clean(label))))
     except Exception as error:
         log.debug(f"{exhibit.name} could not be drawn", exc_info=True)
         return Shown(exhibit, anchor, note=f"This could not be drawn ({type(error).__name__}: {error}).")
@@ -83,7 +84,9 @@ def _clean(text: str) -> str:
 
 def _listing(exhibit: Exhibit, content: Listing, anchor: str) -> Shown:
     more = len(content.rows) - ROWS
-    return Shown(exhibit, anchor, table=content.rows[:ROWS], note=f"{more:,} more rows are left out." if more > 0 else "")
+    return Shown(
+        exhibit, anchor, table=content.rows[:ROWS], note=f"{more:,} more rows are left out." if more > 0 else ""
+    )
 
 
 def _picture(exhibit: Exhibit, content: Picture, anchor: str, folder: Path) -> Shown:

@@ -7,21 +7,22 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK
+from lightning_rules.report.style import INK, ROLES
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 DECIMALS = re.compile(r"-?\d+\.\d+")
 FONT = re.compile(r"font(-family)?:[^;]*;?\s*")
 FONT_SIZE = re.compile(r"(\d+(?:\.\d+)?)px")
+COLOURS = {INK: "currentColor", **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")}}
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 
 
 def inline(figure: Any, name: str, label: str) -> str:
     """The figure as an ``<svg>`` element of HTML.
 
-    Words are words, so that they can be read aloud, searched and copied. What was drawn in
-    :data:`~lightning_rules.report.style.INK` has the colour of the text around it.
+    Words are words, so that they can be read aloud, searched and copied. Ink has the colour of the text around it, and
+    the colours of training, validation and test are those of the page, which are lighter in a dark one.
 
     Args:
         figure: Drawn inside :func:`~lightning_rules.report.style.style`, which has to be active still.
@@ -77,7 +78,9 @@ def _value(key: str, value: str, name: str) -> str:
         return value.replace("url(#", f"url(#{name}-")
     if key == "style":
         size = FONT_SIZE.search(value) if "font:" in value or "font-size:" in value else None
-        value = FONT.sub("", value).replace(INK, "currentColor").strip()
+        value = FONT.sub("", value).strip()
+        for colour, here in COLOURS.items():
+            value = value.replace(colour, here)
         value = re.sub(r"font-size:[^;]*;?\s*", "", value)
         return f"font-size: {size[1]}px; {value}" if size else value
     return value

@@ -50,7 +50,7 @@ def _unfinished(document: Document, errors: Sequence[Finding], warnings: Sequenc
         return Verdict("error", f"Unfinished, and not to be trusted: {_count(errors, 'error')} ({_names(errors)}).")
     if warnings:
         return Verdict("warning", f"Unfinished, with {_count(warnings, 'warning')} so far: {_names(warnings)}.")
-    return _nothing(document, "Unfinished: nothing is wrong so far that the rules can see")
+    return _nothing(document, "Unfinished, and nothing is wrong so far that the rules can see")
 
 
 def _failed(document: Document, errors: Sequence[Finding], warnings: Sequence[Finding]) -> Verdict:
@@ -65,15 +65,18 @@ def _failed(document: Document, errors: Sequence[Finding], warnings: Sequence[Fi
 def _nothing(document: Document, words: str) -> Verdict:
     held = sum(one.severity is Severity.OK for one in document.findings)
     if not document.rules and not held:
-        return Verdict("unknown", f"{words.partition(':')[0]}: no rule has looked at this run." if ":" in words
-                       else "Nothing can be said: no rule has looked at this run.")  # fmt: skip
-    looked = f"{len(document.rules)} rule{'s' * (len(document.rules) != 1)} looked"
-    return Verdict("ok", f"{words}: {looked}, {held} thing{'s' * (held != 1)} held.".replace("see: ", "see; ")
-                   if words.count(":") else f"{words}: {looked}, {held} thing{'s' * (held != 1)} held.")  # fmt: skip
+        begun = "Unfinished, and nothing" if document.is_unfinished else "Nothing"
+        return Verdict("unknown", f"{begun} can be said: no rule has looked at this run.")
+    looked = _plural(len(document.rules), "rule")
+    return Verdict("ok", f"{words}: {looked} looked, {_plural(held, 'thing')} held.")
 
 
 def _count(findings: Sequence[Finding], word: str) -> str:
-    return f"{len(findings)} {word}{'s' * (len(findings) != 1)}"
+    return _plural(len(findings), word)
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def _names(findings: Sequence[Finding]) -> str:
