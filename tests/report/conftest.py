@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,10 @@ from lightning_rules.report.document import FINISHED, RUNNING, Document
 from lightning_rules.report.score import Score
 from lightning_rules.report.series import Series
 
-LAYERS = [
-    "backbone.conv1.0",
-    *(f"backbone.layer{a}.{b}.conv{c}" for a in (1, 2, 3) for b in (0, 1) for c in (1, 2)),
-    "backbone.fc",
-]
+BLOCKS = [f"backbone.layer{stage}.{block}.conv{conv}" for stage in (1, 2, 3) for block in (0, 1) for conv in (1, 2)]
+LAYERS = ["backbone.conv1.0", *BLOCKS, "backbone.fc"]
+COST = {"seconds": 51.2, "batch_seconds": 0.0812, "sampled_batch_seconds": 0.103, "monitor_seconds": 1.1}
+COST |= {"peak_bytes": 812e6, "joules": 1210.0}
 CONFIG = """seed_everything: 42
 trainer:
   max_epochs: 12
@@ -42,18 +42,15 @@ def series(values: list[float], every: int = 39) -> Series:
     return Series([every * (place + 1) for place in range(len(values))], values, 1, len(values))
 
 
-def watched(layers: list[str], points: int, of, seed: int = 0) -> dict[str, Series]:
-    """A value for each layer at each look."""
-    draw = random.Random(seed)
-    return {
-        name: Series(
-            [16 * step for step in range(points)],
-            [of(place / len(layers), step / points) * math.exp(0.15 * draw.gauss(0, 1)) for step in range(points)],
-            1,
-            points,
-        )
-        for place, name in enumerate(layers)
-    }
+def watched(kind: str, layers: list[str], of: Callable[[float, float], float], points: int = 30) -> dict[str, Series]:
+    """A value for each layer at each look, of its depth and of how far the run is, both from 0 to 1."""
+    draw = random.Random(0)
+    steps = [16 * step for step in range(points)]
+    made = {}
+    for place, name in enumerate(layers):
+        values = [of(place / len(layers), step / points) * math.exp(0.15 * draw.gauss(0, 1)) for step in range(points)]
+        made[f"{kind}/{name}"] = Series(steps, values, 1, points)
+    return made
 
 
 def matrix(classes: int, seed: int = 0) -> Matrix:
@@ -159,15 +156,8 @@ def record() -> dict:
 
 
 def rules(names: list[str]) -> list[dict[str, str]]:
-    return [
-        {
-            "name": name,
-            "kind": "check",
-            "says": f"What {name} promises, in one sentence.",
-            "source": "Goodfellow et al. (2016), section 11.5",
-        }
-        for name in names
-    ]
+    source = "Goodfellow et al. (2016), section 11.5"
+    return [{"name": name, "kind": "check", "says": f"What {name} says.", "source": source} for name in names]
 
 
 def healthy() -> Document:
@@ -213,16 +203,10 @@ def healthy() -> Document:
         score=Score("val/accuracy", "max", 0.9833, 429, 359, 0.964, 0.9923, 0.1058, 0.995, 0.975, "digits/version_2"),
         metrics={"train/loss": series(train), "val/loss": series(validation), "val/accuracy": series(accuracy)},
         series={
-            **{
-                f"gradient_norm/{name}": one
-                for name, one in watched(LAYERS, 30, lambda x, t: 2 * math.exp(-3 * t) + 0.05).items()
-            },
-            **{
-                f"update_ratio/{name}.weight": one
-                for name, one in watched(LAYERS, 30, lambda x, t: 4e-3 * (1 - 0.9 * t)).items()
-            },
-            **{f"activation_dead/{name}": one for name, one in watched(LAYERS[:6], 30, lambda x, t: 0.02 * t).items()},
-            **{f"activation_rms/{name}": one for name, one in watched(LAYERS[:6], 30, lambda x, t: 0.8 + x).items()},
+            **watched("gradient_norm", LAYERS, lambda x, t: 2 * math.exp(-3 * t) + 0.05),
+            **watched("update_ratio", [f"{name}.weight" for name in LAYERS], lambda x, t: 4e-3 * (1 - 0.9 * t)),
+            **watched("activation_dead", LAYERS[:6], lambda x, t: 0.02 * t),
+            **watched("activation_rms", LAYERS[:6], lambda x, t: 0.8 + x),
             "learning_rate/0.0": Series(
                 [16 * one for one in range(30)],
                 [0.0041 * min(1, (one + 1) / 4) * (0.5 + 0.5 * math.cos(math.pi * one / 30)) for one in range(30)],
@@ -232,14 +216,7 @@ def healthy() -> Document:
         },
         exhibits=shown(),
         tested={"test/accuracy": 0.9721, "test/loss": 0.1033},
-        cost={
-            "seconds": 51.2,
-            "batch_seconds": 0.0812,
-            "sampled_batch_seconds": 0.103,
-            "monitor_seconds": 1.1,
-            "peak_bytes": 812e6,
-            "joules": 1210.0,
-        },
+        cost=COST,
         record=record(),
     )
 
@@ -315,3 +292,9 @@ def picture(folder: Path, name: str = "worst_errors.png", width: int = 320, nois
 def documents() -> dict[str, Document]:
     """A healthy run, a sick one, one that goes on, and one of which nothing is known. Not to be changed."""
     return {"healthy": healthy(), "sick": sick(), "unfinished": unfinished(), "bare": Document()}
+
+
+@pytest.fixture(scope="session")
+def run_picture() -> Callable[..., None]:
+    """Writes a PNG file into a run's folder."""
+    return picture

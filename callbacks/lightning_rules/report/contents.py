@@ -15,7 +15,7 @@ from lightning_rules.report.score import Score, differ
 
 SKIPPED = ("Does not apply: ", "Ignored")  # how the messages of rules that were not judged begin
 SIGNS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.INFO: "●", Severity.OK: "✓"}
-FINDINGS = 200
+FINDINGS, LISTED = 200, 300  # at most
 TITLES = {
     Section.DATA: "Data",
     Section.INITIALISATION: "Initialisation",
@@ -78,6 +78,15 @@ class Contents:
     held: list[Finding]
     skipped: list[Finding]
 
+    def leave_out_half(self) -> None:
+        """Of the findings, the less grave ones: of a page that would be too large."""
+        kept = len(self.findings) // 2
+        self.more_findings += len(self.findings) - kept
+        gone = {placed.anchor for one in self.findings[kept:] for placed in one.exhibits}
+        self.findings = self.findings[:kept]
+        for part in self.parts:
+            part.elsewhere = [one for one in part.elsewhere if one.anchor not in gone]
+
 
 def contents_of(document: Document) -> Contents:
     """Place findings and exhibits: each exhibit once, beside the worst finding that it shows, else in its section."""
@@ -99,9 +108,9 @@ def contents_of(document: Document) -> Contents:
         findings=findings,
         more_findings=max(0, len(alarms) + len(speaking) - FINDINGS),
         parts=_parts(exhibits, left),
-        noted=[one for one in infos if not one.advice and one.rule not in shown],
-        held=[one for one in document.findings if one.severity is Severity.OK],
-        skipped=skipped,
+        noted=[one for one in infos if not one.advice and one.rule not in shown][:LISTED],
+        held=[one for one in document.findings if one.severity is Severity.OK][:LISTED],
+        skipped=skipped[:LISTED],
     )
 
 

@@ -26,6 +26,11 @@ GUESS = "commonest class"
 FAR = 3.0  # times what the others are apart
 
 
+def is_worth_it(score: Score) -> bool:
+    """Whether there is anything that the score can be seen beside."""
+    return any(value is not None for value in (score.low, score.known, score.previous, score.majority))
+
+
 def score_svg(score: Score, label: str) -> str:
     """An ``<svg>`` element; see :func:`~lightning_rules.report.svg.inline`."""
     with style():
@@ -50,7 +55,7 @@ def _figure(score: Score) -> Any:
     near = [value for name, value in [*known, ("", score.low), ("", score.high)] if name != GUESS and value is not None]
     far = score.majority if score.majority is not None and _is_far(score.majority, near) else None
     figure = new_figure(0.5 + ROW * max(1, len(known)))
-    axes = new_axes(figure, 1.15, 0.42, 0.6, 0.06)
+    axes = new_axes(figure, 1.15, 0.42, 0.6, 0.08)
     for place, (name, value) in enumerate(known):
         if name != GUESS or far is None:
             _draw_row(axes, place, name, value, score)
@@ -88,11 +93,11 @@ def _say_far(axes: Any, place: int, guess: float, score: Score) -> None:
 def _draw_row(axes: Any, place: int, name: str, value: float, score: Score) -> None:
     mine = name == "this run"
     axes.axhline(place, color=INK, alpha=0.12, linewidth=THIN)
-    end = value
+    beside, across = (7, 0), "left"
     if mine and score.low is not None and score.high is not None:
         axes.plot([score.low, score.high], [place, place], color=RIGHT, linewidth=2 * LINE, alpha=0.45)
-        end = score.high
+        beside, across = (0, 8), "center"  # at its end it would read as the end of the interval
     axes.plot([value], [place], marker="o" if mine else "D", markersize=6 if mine else 4.5,
               color=RIGHT if mine else INK, linestyle="none", markerfacecolor=RIGHT if mine else "none")  # fmt: skip
-    axes.annotate(told(value, score.is_share), (end, place), (7, 0), textcoords="offset points", va="center",
-                  fontsize=SMALL, annotation_clip=False)  # fmt: skip
+    axes.annotate(told(value, score.is_share), (value, place), beside, textcoords="offset points", va="center",
+                  ha=across, fontsize=SMALL, annotation_clip=False)  # fmt: skip

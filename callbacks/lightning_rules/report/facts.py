@@ -79,7 +79,7 @@ def record_of(document: Document) -> list[Fact]:
     code: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     command = record.get("command")
     facts = [
-        Fact("Command", shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else _text(command), True),
+        Fact("Command", _text(shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else command), True),
         Fact("Folder", _text(record.get("folder"))),
         Fact("Seed", _text(record.get("seed"))),
         Fact("Tag", _text(record.get("tag"))),

@@ -15,15 +15,16 @@ from markupsafe import Markup, escape
 from lightning_rules.finding import Severity
 from lightning_rules.report.contents import SIGNS, Contents, contents_of, score_lines, state_of
 from lightning_rules.report.document import Document
-from lightning_rules.report.draw_score import score_svg, told
+from lightning_rules.report.draw_score import is_worth_it, score_svg, told
 from lightning_rules.report.facts import costs_of, record_of
 from lightning_rules.report.score import is_share
 from lightning_rules.report.shown import Shown, show
-from lightning_rules.report.style import number
+from lightning_rules.report.style import number, shortened
 from lightning_rules.report.verdict import verdict_of
 
 LIMIT = 2_900_000  # bytes of a page: it is to be sent, and opened on a telephone
-LONGEST = 2_000  # letters of one value of a finding's evidence
+LONGEST = 2_000  # letters of a sentence or of a cell
+NUMBERS = 60  # of a finding that are shown
 
 
 def page_of(document: Document, folder: Path) -> str:
@@ -44,6 +45,9 @@ def page_of(document: Document, folder: Path) -> str:
     if (excess := len(page.encode(errors="replace")) - LIMIT) > 0:
         _leave_out(list(shown.values()), excess)
         page = template.render(values)
+    while len(page.encode(errors="replace")) > LIMIT and len(contents.findings) > 1:
+        contents.leave_out_half()
+        page = template.render(values)
     return page.encode(errors="replace").decode()  # a lone surrogate cannot be written to a file
 
 
@@ -55,14 +59,15 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     environment.filters["evidence"] = _evidence
     environment.filters["words"] = _words
+    environment.filters["short"] = lambda text: shortened(str(text), LONGEST)
     return environment
 
 
 def _words(text: str) -> Markup:
     """A sentence with its code, which stands between backticks, set as code."""
-    parts = text.split("`")
+    parts = shortened(text, LONGEST).split("`")
     if len(parts) % 2 == 0:
-        return escape(text)
+        return escape("`".join(parts))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
@@ -75,7 +80,7 @@ def _evidence(value: Any) -> str:
     if isinstance(value, float):
         return number(float(f"{value:.4g}"))
     text = f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    return shortened(text, LONGEST // 10)
 
 
 def _shown(contents: Contents, folder: Path) -> dict[str, Shown]:
@@ -102,6 +107,7 @@ def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) 
         "document": document,
         "contents": contents,
         "shown": shown,
+        "numbers": NUMBERS,
         "verdict": verdict,
         "verdict_sign": SIGNS[
             {"error": Severity.ERROR, "warning": Severity.WARNING, "ok": Severity.OK}.get(verdict.level, Severity.INFO)
@@ -122,7 +128,7 @@ def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) 
 
 
 def _score_drawing(document: Document, lines: Sequence[tuple[str, str, str]]) -> Markup:
-    if document.score is None:
+    if document.score is None or not is_worth_it(document.score):
         return Markup("")
     label = "; ".join(f"{name}: {value}" for name, value, _ in lines)
     return Markup(score_svg(document.score, label))
