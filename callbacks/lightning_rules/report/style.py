@@ -17,7 +17,7 @@ RIGHT, WRONG = ROLES["train"], ROLES["validation"]
 WIDTH = 4.5  # inches: 430 pixels of a page, so that words can still be read where it is shown on 360
 SIZE, SMALL = 8.5, 7.5  # points
 LINE, THIN = 1.6, 0.7
-LETTER = 0.56  # of the size of a letter is its usual width
+LETTER = 0.6  # of the size of a letter is its usual width
 LONGEST = 300  # letters of anything that is written into a figure
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
