@@ -29,7 +29,8 @@ def test_side_by_side() -> None:
     assert [(row.name, row.values) for row in found.settings] == [("model.lr", ("0.1", "0.2"))]
     assert found.verdict == "val/accuracy: a is best with 0.9, then a (2) with 0.5; that is more than chance."
     (exhibit,) = found.curves
-    assert exhibit.title == "loss" and [one.label for one in exhibit.content.curves] == ["a", "a (2)"]  # type: ignore[union-attr]
+    assert exhibit.title == "loss"
+    assert [one.label for one in exhibit.content.curves] == ["a", "a (2)"]
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,11 @@ def test_a_run_that_ends() -> None:
     assert found.series["learning_rate/0.0"].values[-1] == pytest.approx(1e-4)
     assert "gradient_norm/total" in found.series
     assert {one.name for one in found.exhibits} == {"worst_errors", "confusion", "bias_variance"}
-    assert found.cost["seconds"] > 0 and found.cost["batch_seconds"] > 0 and found.cost["peak_bytes"] > 1e8
-    assert found.record["config"] and torch.__version__.startswith(found.record["versions"]["torch"])
+    assert found.cost["seconds"] > 0
+    assert found.cost["batch_seconds"] > 0
+    assert found.cost["peak_bytes"] > 1e8
+    assert found.record["config"]
+    assert torch.__version__.startswith(found.record["versions"]["torch"])
 
 
 def test_the_score_and_what_it_is_held_against() -> None:
@@ -114,8 +117,11 @@ def test_the_score_and_what_it_is_held_against() -> None:
         assert score is not None
         assert (score.name, score.mode, score.examples, score.known) == ("val/accuracy", "max", 256, 0.98)
         assert score.value == pytest.approx(best)
-        assert score.low is not None and score.high is not None and score.low < best < score.high
-        assert score.majority is not None and 0.1 <= score.majority < 0.15
+        assert score.low is not None
+        assert score.high is not None
+        assert score.low < best < score.high
+        assert score.majority is not None
+        assert 0.1 <= score.majority < 0.15
     assert read(first).score.previous is None  # type: ignore[union-attr]
     assert read(second).score.previous == pytest.approx(best)  # type: ignore[union-attr]
     assert read(second).score.previous_run == "digits/version_0"  # type: ignore[union-attr]
@@ -163,7 +169,8 @@ def test_the_test_that_follows() -> None:
     found = read(trainer)
     assert found.score is not None
     assert found.tested == {"test/accuracy": pytest.approx(found.score.value)}, "of the best weights"
-    assert found.state == "finished" and len(found.findings) > 3
+    assert found.state == "finished"
+    assert len(found.findings) > 3
 
 
 def test_a_resumed_run_goes_on_with_its_series() -> None:
@@ -180,7 +187,8 @@ def test_nothing_is_written(options: dict[str, Any]) -> None:
     fit(Model(), card, **options)
     assert not list(Path(".").rglob("report.*"))
     (said,) = card.findings
-    assert said.severity is Severity.INFO and said.message.startswith("No report is written")
+    assert said.severity is Severity.INFO
+    assert said.message.startswith("No report is written")
 
 
 def test_what_fails_costs_the_report_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
