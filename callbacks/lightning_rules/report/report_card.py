@@ -250,7 +250,7 @@ class ReportCard(Monitor):
         if self.form != "html" or not local or (self._drawing is not None and self._drawing.poll() is None):
             return
         command = [sys.executable, "-m", "lightning_rules.report", str(self._folder)]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
             self._drawing = subprocess.Popen(command, start_new_session=True, **quiet)
         except OSError as error:
