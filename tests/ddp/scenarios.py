@@ -11,6 +11,7 @@ are forks of one that has imported them, and all scenarios share one start.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import multiprocessing
@@ -70,6 +71,7 @@ def main(folder: Path, port: str, names: list[str]) -> int:
     """Start one process, and two ranks, at the same time; 0, or 1 where one of them failed."""
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
+    gc.freeze()  # what is imported is not searched for garbage, nor copied for that
     fork = multiprocessing.get_context("fork")
     started = []
     for rank, ranks, place in ((0, 1, "one"), (0, 2, "two"), (1, 2, "two")):
@@ -77,6 +79,7 @@ def main(folder: Path, port: str, names: list[str]) -> int:
         process = fork.Process(target=be, args=(rank, ranks, folder / place, port, names))
         process.start()
         started.append((process, folder / place / f"{rank}.txt"))
+    gc.unfreeze()
     for process, said in started:
         process.join()
         if process.exitcode:
