@@ -28,6 +28,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(trylast=True)  # of what `-k` and `-m` have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest tests, dealt out over the workers, so that none is left alone with one in the end.
 
