@@ -30,6 +30,7 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     main()
 
 
+@pytest.mark.slow(seconds=40)
 def test_commands_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,7 @@ class Curves:
     y_label: str
     log_x: bool = False
     log_y: bool = False
-    marks: Sequence[tuple[float, str]] = ()
+    marks: Sequence[tuple[float, str]] = field(default_factory=list)
     band: tuple[float, float] | None = None
 
 
@@ -99,7 +99,7 @@ class Bars:
     labels: Sequence[str]
     values: Sequence[float]
     x_label: str
-    roles: Sequence[Role] = ()
+    roles: Sequence[Role] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Exhibit:
     title: str
     caption: str
     content: Content
-    rules: Sequence[str] = field(default=())
+    rules: Sequence[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values that any JSON reader takes; what is not finite becomes None."""

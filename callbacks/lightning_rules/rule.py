@@ -74,6 +74,7 @@ class Rule(Callback, ABC):
         self.ignored: dict[str, str] = {}
         self._folder: str | None = None
         self._key: str | None = None
+        self._stage = "fit"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class Rule(Callback, ABC):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the findings of an earlier fit. A subclass that overrides this calls ``super().setup(...)``."""
-        self._folder = trainer.log_dir
+        self._folder, self._stage = trainer.log_dir, stage
         wake_all(self)  # a fit that failed has left them at rest
         rest_empty(self)
         if stage == "fit":
@@ -172,8 +173,12 @@ class Rule(Callback, ABC):
         return {"findings": [finding.to_dict() for finding in self.findings]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
+        """The inverse of :meth:`state_dict`.
+
+        The checkpoint that a test loads does not change what the fit has found.
+        """
+        if self._stage == "fit":
+            self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, str]:

@@ -131,10 +131,13 @@ class RecipeCLI(LightningCLI):
 
     def _rules(self, configured: Sequence[Callback]) -> list[Callback]:
         """The recommended rules, less those that the config has set up its own way."""
-        from lightning_rules import recommended
+        from lightning_rules import ReportCard, recommended
 
         present = {type(callback) for callback in configured}
         rules = recommended(self._option("ignore_rules"), self._option("check_budget"))
+        for rule in rules:
+            if isinstance(rule, ReportCard):
+                rule.form = self._option("report")
         return [rule for rule in rules if type(rule) not in present]
 
     def after_instantiate_classes(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from pathlib import Path
@@ -38,17 +39,26 @@ def fit(L: Any, program: Any, callbacks: list[Any]) -> tuple[Any, Any]:
     return module, trainer
 
 
+@functools.cache  # several tests ask what was found in the same fit
+def recommended_run(L: Any, program: Any) -> tuple[dict[str, list[Finding]], int]:
+    """A fit with the recommended rules: what each of them found, and the number of steps."""
+    rules = recommended()
+    _, trainer = fit(L, program, list(rules))
+    assert trainer.state.finished
+    assert (Path(trainer.log_dir) / "rules" / "findings.jsonl").is_file()
+    return what_was_found(rules), trainer.global_step
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 @pytest.mark.parametrize("L", NAMESPACES, ids=lambda L: L.__name__)
 def test_recommended_rules_run_and_stay_quiet(L: Any, program: Any) -> None:
-    rules = recommended()
-    _, trainer = fit(L, program, rules)
-    assert trainer.state.finished
-    assert trainer.global_step > 0 or program.__name__ == "sometimes_none"
-    assert all(rule.findings for rule in rules), "each rule says something, be it that it does not apply"
-    assert [finding for rule in rules for finding in rule.findings if finding.severity >= Severity.WARNING] == []
-    assert (Path(trainer.log_dir) / "rules" / "findings.jsonl").is_file()
+    found, steps = recommended_run(L, program)
+    assert steps > 0 or program.__name__ == "sometimes_none"
+    assert all(found.values()), "each rule says something, be it that it does not apply"
+    assert [
+        finding for findings in found.values() for finding in findings if finding.severity >= Severity.WARNING
+    ] == []
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,9 +101,8 @@ def what_was_found(rules: list[Rule]) -> dict[str, list[Finding]]:
 
 
 def what_was_said(name: str) -> dict[str, list[str]]:
-    rules = recommended()
-    fit(lightning.pytorch, next(program for program in PROGRAMS if program.__name__ == name), list(rules))
-    return {rule.name: [finding.message for finding in rule.findings] for rule in rules}
+    found, _ = recommended_run(lightning.pytorch, next(one for one in PROGRAMS if one.__name__ == name))
+    return {rule: [finding.message for finding in findings] for rule, findings in found.items()}
 
 
 @pytest.mark.filterwarnings("ignore")

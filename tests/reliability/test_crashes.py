@@ -23,7 +23,7 @@ def crash(*arguments: str) -> dict[str, Any]:
     return dict(row)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 @pytest.mark.parametrize(("kind", "kills"), [("1x0", 5), ("1x2", 3), ("2x0", 4), ("2x2", 2)])
 def test_killed_and_resumed_it_ends_with_the_same_bits(kind: str, kills: int) -> None:
     row = crash("--only", kind, "--kills", str(kills))
@@ -32,7 +32,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(kind: str, kills: int) ->
     assert -9 in row["statuses"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 @pytest.mark.parametrize("kind", ["1x0", "2x0"])
 def test_told_to_end_it_saves_and_says_so_by_its_status(kind: str) -> None:
     row = crash("--only", kind, "--kills", "2", "--signal", "SIGTERM")

@@ -40,6 +40,13 @@ OFF = tuple(replace(one, recent=0.0) for one in NET)
 TABLE = changed(0, moved=0, is_table=True, elements=1000)
 
 
+@pytest.fixture(autouse=True)
+def _each_step_is_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine."""
+    if request.function is not test_rows_of_all_kinds_of_gradients:
+        monkeypatch.setattr("lightning_rules.watch.gradient_stream.CHEAP", 1.0)
+
+
 @pytest.mark.parametrize(
     ("seen", "rule", "severity", "words"),
     [
@@ -259,7 +266,7 @@ def deep(activation: Any) -> nn.Module:
 
 
 def fit(model: L.LightningModule, rule: Any = None, ckpt_path: Any = None, **options: Any) -> Any:
-    rule = rule or GradientHealth(overhead=0.9)  # each step is looked at, however slow the machine
+    rule = rule or GradientHealth()
     bunch = load_digits()
     data = TensorDataset(torch.tensor(bunch.images, dtype=torch.float32) / 16, torch.tensor(bunch.target))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -323,7 +330,7 @@ def test_it_leaves_no_trace() -> None:
 
 
 def test_a_resumed_run_goes_on_with_its_windows(tmp_path: Any) -> None:
-    model, first, again = Model(), GradientHealth(overhead=0.9), GradientHealth(overhead=0.9)
+    model, first, again = Model(), GradientHealth(), GradientHealth()
     fit(model, first, max_epochs=1)
     model.trainer.save_checkpoint(tmp_path / "last.ckpt")
     fit(Model(), again, tmp_path / "last.ckpt", max_epochs=2)

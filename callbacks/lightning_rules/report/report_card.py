@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -139,6 +139,9 @@ class ReportCard(Monitor):
         step, rates, logged = readings
         for name, rate in rates.items():
             self.document.series.setdefault(name, Series()).add(step, float(rate))
+        self._add_logged(logged)
+
+    def _add_logged(self, logged: Sequence[tuple[int, dict[str, Any]]]) -> None:
         for at, values in logged:
             for name, value in values.items():
                 series = self.document.metrics.setdefault(name, Series())
@@ -164,7 +167,8 @@ class ReportCard(Monitor):
                 for name, value in rule.scalars().items():
                     self.document.series.setdefault(name, Series()).add(trainer.global_step, float(value))
         if not last and time.perf_counter() - self._written > EVERY:
-            self._write(trainer)
+            self._fill(trainer)
+            self._write()
             self._draw_beside()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -178,7 +182,7 @@ class ReportCard(Monitor):
             self.document.tested = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")
             }
-            self._end(trainer)
+            self._save()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Write the last page of a run that failed or was interrupted."""
@@ -195,26 +199,33 @@ class ReportCard(Monitor):
         super().teardown(trainer, pl_module, stage)
 
     def _end(self, trainer: Any) -> None:
-        """The page of a run that has ended, drawn here and now; what fails costs the page alone."""
-        _, why_not = attempt(lambda: self._write(trainer))
-        if not why_not and self.form == "html" and self._folder is not None:
-            self._stop_drawing()
-            _, why_not = attempt(self._draw_here)
-        if why_not:
-            record.log.warning(f"The report of this run could not be written: {why_not}")
+        """The page of a run that has ended, drawn here and now."""
+        self._save(lambda: self._fill(trainer))
 
-    def _write(self, trainer: Any) -> None:
+    def _save(self, fill: Callable[[], None] = lambda: None) -> None:
+        """What fails costs the page alone."""
+        try:
+            fill()
+            self._write()
+            if self.form == "html" and self._folder is not None:
+                self._stop_drawing()
+                self._draw_here()
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            record.log.warning(f"The report of this run could not be written to {self._folder} ({said}).")
+
+    def _write(self) -> None:
         self._written = time.perf_counter()
-        if self.form == "none" or self._folder is None:
-            return
-        self._fill(trainer)
-        record.write_file(self.document.to_json(), f"{self._folder}/{JSON}")
+        if self.form != "none" and self._folder is not None:
+            self.document.updated = _now()
+            record.write_file(self.document.to_json(), f"{self._folder}/{JSON}")
 
     def _fill(self, trainer: Any) -> None:
         """Bring the document up to now."""
         document = self.document
+        logged, self._logged = self._logged, []
+        self._add_logged(logged)
         rules = [one for one in trainer.callbacks if isinstance(one, Rule)]
-        document.updated = _now()
         document.findings = [finding for rule in rules for finding in rule.findings]
         document.rules = [
             {"name": one.name, "kind": one.kind, "says": _first_line(one), "source": one.source} for one in rules
@@ -239,10 +250,11 @@ class ReportCard(Monitor):
         if self.form != "html" or not local or (self._drawing is not None and self._drawing.poll() is None):
             return
         command = [sys.executable, "-m", "lightning_rules.report", str(self._folder)]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._drawing, why_not = attempt(lambda: subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
-        if why_not:
-            record.log.debug(f"The page could not be drawn while the run goes on: {why_not}")
+        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        try:
+            self._drawing = subprocess.Popen(command, start_new_session=True, **quiet)
+        except OSError as error:
+            record.log.debug(f"The page could not be drawn while the run goes on: {error}")
 
     def _stop_drawing(self) -> None:
         drawing, self._drawing = self._drawing, None
@@ -262,7 +274,8 @@ class ReportCard(Monitor):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        self.document = Document.from_json(state_dict["document"])
+        if self._stage == "fit":
+            self.document = Document.from_json(state_dict["document"])
 
 
 def _exhibits(rule: Rule) -> Sequence[Exhibit]:
