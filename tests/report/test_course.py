@@ -61,9 +61,10 @@ def test_layers_are_small_multiples_in_order_and_schedules_one_figure() -> None:
     assert schedule.content.log_y
 
 
-def test_the_loss_of_the_optimiser_stands_in_where_training_logs_none() -> None:
-    (shown,) = exhibits_of(
-        Document(metrics={"val/loss": series([1.0])}, series={"training_loss/smoothed": series([2.0])})
-    )
-    assert [one.role for one in shown.content.curves] == ["validation", "train"]
+def test_groups_with_the_same_rates_share_a_curve() -> None:
+    same = {f"learning_rate/0.{group}": series([0.1, 0.2]) for group in range(3)}
+    (alone,) = exhibits_of(Document(series=same))
+    assert [one.label for one in alone.content.curves] == [""]
+    (two,) = exhibits_of(Document(series={**same, "learning_rate/1.0": series([0.3, 0.3])}))
+    assert [one.label for one in two.content.curves] == ["groups 0, 1, 2", "group 1.0 of another optimiser"]
     assert exhibits_of(Document()) == []

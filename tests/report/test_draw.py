@@ -132,6 +132,17 @@ def test_a_search_that_explodes_shows_where_it_fell() -> None:
     assert "goes on to 1×10⁹" in text.replace(" ", " ")
 
 
+def test_what_stays_the_same_does_not_look_like_a_change() -> None:
+    words = [one.text for one in ElementTree.fromstring(svg_of(curves([0.001] * 9), "f", "x")).iter("text")]
+    assert {"0", "0.001", "0.002"} <= set(words)
+
+
+def test_names_lose_what_they_begin_with_alike() -> None:
+    names = ["total", *(f"network.backbone.encoder.layers.{one}" for one in range(9))]
+    root = ElementTree.fromstring(svg_of(Panels(names, [curves([1.0, 2.0])] * 10), "f", "x"))
+    assert {"total", "encoder.layers.3"} & {one.text for one in root.iter("text")} == {"total", "encoder.layers.3"}
+
+
 def test_score_beside_what_it_is_held_against() -> None:
     words = score_svg(Score("val/accuracy", "max", 0.98, 10, 359, 0.96, 0.99, 0.1, 0.995, 0.97), "x")
     assert all(one in words for one in ("98.0%", "99.5%", "97.0%", "10.0%, off the scale"))
@@ -141,8 +152,8 @@ def test_score_beside_what_it_is_held_against() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.1, "0.1"), (1200.0, "1,200"), (1234.5, "1,234"), (-0.5, "−0.5"), (1.5e-7, "1.5×10⁻⁷"), (2e9, "2×10⁹"),
-     (0.0, "0"),     (None, "none"), (math.nan, "none"), (math.inf, "∞")],
+    [(0.1, "0.1"), (1200.0, "1,200"), (1234.5, "1,234"), (-0.5, "−0.5"), (1.5e-7, "1.5×10⁻⁷"), (0.00098, "0.00098"),
+     (2e9, "2×10⁹"), (0.0, "0"), (None, "none"), (math.nan, "none"), (math.inf, "∞")],
 )  # fmt: skip
 def test_numbers_in_few_letters(value: float | None, text: str) -> None:
     assert number(value) == text

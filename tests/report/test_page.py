@@ -114,13 +114,18 @@ def test_the_same_document_gives_the_same_bytes_also_from_its_file(
 def test_what_is_worst_stands_first_with_what_shows_it(pages: dict) -> None:
     page = pages["sick"]
     order = [
-        page.index(f"{name}</h3>") for name in ("non-finite-gradients", "diverging-loss", "dying-units", "lr-finder")
+        page.index(f"{name}</h3>")
+        for name in ("non-finite-gradients", "diverging-loss", "dying-units", "label-suspects")
     ]
     assert order == sorted(order)
     article = page[page.index('<article class="finding error"') : page.index("</article>")]
     assert "Gradient norms by layer</strong>" in article
     assert "<code>backbone.layer3.1.conv2.weight</code>" in article
     assert page.count("Gradient norms by layer</strong>") == 1
+    assert (
+        '<p class="said"><span class="rule">lr-finder</span> Set the learning rate'
+        in page[page.index("Learning rate</h2>") :]
+    )
     assert 'Shown above, beside what it is about: <a href="#figure-' in page
 
 

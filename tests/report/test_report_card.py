@@ -244,3 +244,13 @@ def test_a_file_that_is_no_report(text: str, said: str, tmp_path: Path) -> None:
 def test_the_document_is_what_json_knows() -> None:
     document = Document(tested={"test/loss": float("nan")})
     assert json.loads(document.to_json())["tested"] == {"test/loss": None}
+
+
+def test_metrics_of_an_epoch_stand_at_its_end() -> None:
+    card = ReportCard()
+    seen = [(10, {"val/loss": 2.0}), (10, {"val/loss": 2.0, "train/loss": 3.0}),
+            (20, {"val/loss": 1.0, "train/loss": 3.0}), (20, {"val/loss": 1.0, "train/loss": 1.5})]  # fmt: skip
+    card._add_logged(seen)
+    assert card.document.metrics["train/loss"].values == [3.0, 1.5], "not those of the epoch before"
+    assert card.document.metrics["val/loss"].values == [2.0, 1.0]
+    assert card.document.metrics["train/loss"].steps == [10, 20]

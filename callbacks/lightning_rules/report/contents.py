@@ -32,10 +32,11 @@ TITLES = {
 
 @dataclass(eq=False)
 class Placed:
-    """An exhibit with its place in the page."""
+    """An exhibit with its place in the page, and what rules say about it for a person's eye."""
 
     exhibit: Exhibit
     anchor: str
+    said: list[Finding] = field(default_factory=list)
 
 
 @dataclass
@@ -96,7 +97,7 @@ def contents_of(document: Document) -> Contents:
     skipped = [one for one in infos if one.message.startswith(SKIPPED)]
     infos = [one for one in infos if not one.message.startswith(SKIPPED)]
     shown = {rule for one in made for rule in one.rules}
-    speaking = [one for one in infos if one.advice or one.rule in shown]
+    speaking = [one for one in infos if one.advice]
     alarms = [one for one in document.findings if one.severity >= Severity.WARNING]
     alarms.sort(key=lambda one: (-one.severity, one.step))
     findings = [Told(one, f"finding-{place}") for place, one in enumerate([*alarms, *speaking][:FINDINGS])]
@@ -104,6 +105,10 @@ def contents_of(document: Document) -> Contents:
     for finding in findings:
         finding.exhibits = [one for one in left if finding.finding.rule in one.exhibit.rules]
         left = [one for one in left if one not in finding.exhibits]
+    for one in infos:
+        if not one.advice and one.rule in shown:
+            about = next(placed for placed in exhibits if one.rule in placed.exhibit.rules)
+            about.said.append(one)
     return Contents(
         findings=findings,
         more_findings=max(0, len(alarms) + len(speaking) - FINDINGS),

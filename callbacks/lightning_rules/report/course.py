@@ -20,6 +20,7 @@ SPLITS: Mapping[str, Role] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     "test": "test",
 }
+ROLES: Sequence[Role] = ("train", "validation", "test", "other")  # in the order of a legend
 WORDS = "|".join(SPLITS)
 SPLIT = re.compile(rf"(?P<before>{WORDS})[/_.\- ](?P<name>.+)|(?P<first>.+)[/_.\- ](?P<after>{WORDS})")
 
@@ -88,8 +89,13 @@ def _rates(document: Document) -> list[Exhibit]:
     found = _below("learning_rate/", document.series)
     if not found:
         return []
-    several = len(found) > 1
-    curves = [Curve(_rate_name(name) if several else "", one.steps, one.values) for name, one in found.items()]
+    alike: dict[tuple[float, ...], list[str]] = {}
+    for name, one in found.items():
+        alike.setdefault((*one.steps, *one.values), []).append(name)
+    curves = [
+        Curve(_groups(names) if len(alike) > 1 else "", found[names[0]].steps, found[names[0]].values)
+        for names in alike.values()
+    ]
     peaks = [max((value for value in one.values if _is_number(value)), default=None) for one in found.values()]
     content = Curves(curves, STEP, "learning rate", log_y=spans_decades(peaks))
     caption = "What the optimiser was really given at each step, with warm-up, decay and what rules have changed."
@@ -97,9 +103,10 @@ def _rates(document: Document) -> list[Exhibit]:
                     ("schedule-audit",))]  # fmt: skip
 
 
-def _rate_name(name: str) -> str:
-    optimizer, _, group = name.partition(".")
-    return f"group {group}" if optimizer == "0" else f"optimiser {optimizer}, group {group}"
+def _groups(names: Sequence[str]) -> str:
+    """Parameter groups with the same rates share a curve."""
+    told = [name.removeprefix("0.") if name.startswith("0.") else f"{name} of another optimiser" for name in names]
+    return f"group{'s' * (len(told) > 1)} {', '.join(told)}"
 
 
 def _metrics(document: Document) -> list[Exhibit]:
@@ -108,11 +115,6 @@ def _metrics(document: Document) -> list[Exhibit]:
     for name, series in _without_doubles(document.metrics).items():
         metric, role = split_of(name)
         groups.setdefault(metric, {})[name] = (role, series)
-    step_loss = document.series.get("training_loss/smoothed")
-    if step_loss is not None and not any(
-        role == "train" and "loss" in name for group in groups.values() for name, (role, _) in group.items()
-    ):
-        groups.setdefault("loss", {})["training loss, smoothed"] = ("train", step_loss)
     wanted = document.score.name if document.score else ""
     order = sorted(groups, key=lambda metric: (wanted not in groups[metric], "loss" not in metric))
     return [_metric(document, place, metric, groups[metric]) for place, metric in enumerate(order)]
@@ -120,7 +122,7 @@ def _metrics(document: Document) -> list[Exhibit]:
 
 def _metric(document: Document, place: int, metric: str, group: Mapping[str, tuple[Role, Series]]) -> Exhibit:
     curves = []
-    for name, (role, series) in group.items():
+    for name, (role, series) in sorted(group.items(), key=lambda item: ROLES.index(item[1][0])):
         known = [(step, value) for step, value in zip(series.steps, series.values, strict=False) if _is_number(value)]
         steps, values = [step for step, _ in known], [value for _, value in known]
         label = name if sum(one == role for one, _ in group.values()) > 1 or role == "other" else role

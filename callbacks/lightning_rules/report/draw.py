@@ -20,6 +20,7 @@ from lightning_rules.report.style import (
     SMALL,
     THIN,
     WIDTH,
+    around,
     finite,
     new_axes,
     new_figure,
@@ -27,6 +28,7 @@ from lightning_rules.report.style import (
     plain,
     set_scale,
     style,
+    widen,
     width_of,
 )
 from lightning_rules.report.svg import inline
@@ -103,6 +105,8 @@ def _of_curves(content: Curves) -> Any:
         _draw_band(axes, content.band, content.log_y)
         _draw_marks(axes, marks)
         cut = _cut_off(axes, content, drawn)
+        _open_flat(axes, drawn, content.log_y)
+        widen(axes, right)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=THIN)
     if at_ends:
         for curve, place in named:
@@ -130,6 +134,13 @@ def _draw(axes: Any, curve: Curve, place: int, x: list[float], y: list[float]) -
     if curve.faint:
         looks |= {"alpha": 0.35, "linewidth": THIN, "linestyle": "-", "zorder": 2}
     return axes.plot(x, y, marker="o" if few else None, markersize=2.8, **looks)[0]
+
+
+def _open_flat(axes: Any, drawn: Sequence[tuple[list[float], list[float]]], is_log: bool) -> None:
+    values = [value for _, y in drawn for value in y if math.isfinite(value)]
+    if not is_log and max(values) - min(values) <= 1e-9 * abs(max(values)):
+        low, high = around(max(values))
+        axes.set_ylim(low - 0.04 * (high - low), high)
 
 
 def _cut_off(axes: Any, content: Curves, drawn: Sequence[tuple[list[float], list[float]]]) -> str:

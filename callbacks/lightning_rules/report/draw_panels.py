@@ -16,6 +16,7 @@ from lightning_rules.report.style import (
     SMALL,
     THIN,
     WIDTH,
+    around,
     finite,
     new_figure,
     number,
@@ -27,7 +28,7 @@ from lightning_rules.report.style import (
 PANELS = 24
 FEW = 6  # are shown in two columns
 HEIGHT, GAP, TITLE = 0.62, 0.14, 0.17  # inches, of a panel, between two, of its title
-LEFT, BELOW, ABOVE = 0.5, 0.27, 0.3
+BELOW, ABOVE = 0.27, 0.3
 DECADES = 100.0  # from the least to the greatest value: then a logarithmic axis
 
 
@@ -87,13 +88,14 @@ def figure_of_panels(content: Panels) -> Any:
     first = panels[0] if panels else Curves([], "", "")
     axes.text(0.08, height - 0.16, plain(first.y_label, 40))
     _draw_legend(axes, panels, height)
-    axes.text((LEFT + WIDTH) / 2, 0.08, plain(first.x_label, 70), ha="center")
+    axes.text(WIDTH / 2, 0.08, plain(first.x_label, 70), ha="center")
     x_scale, y_scale = _scale(panels, "x", first.log_x), _scale(panels, "y", first.log_y)
-    wide = (WIDTH - LEFT - 0.12 - GAP * (columns - 1)) / columns
+    left = max([0.3, *(0.16 + width_of(_told(tick, y_scale.is_log)) for tick in y_scale.ticks(3))])
+    wide = (WIDTH - left - 0.12 - GAP * (columns - 1)) / columns
     titles = _titles([content.titles[place] for place in shown], int(wide / width_of("n", SMALL)))
     for number_of, panel in enumerate(panels):
         row, column = divmod(number_of, columns)
-        corner = (LEFT + column * (wide + GAP), height - ABOVE - row * (TITLE + HEIGHT + GAP) - TITLE - HEIGHT)
+        corner = (left + column * (wide + GAP), height - ABOVE - row * (TITLE + HEIGHT + GAP) - TITLE - HEIGHT)
         axes.text(corner[0], corner[1] + HEIGHT + 0.045, titles[number_of], fontsize=SMALL)
         is_last = number_of + columns >= len(shown)
         _draw_panel(axes, panel, corner, wide, (x_scale, y_scale), (is_last, column == 0))
@@ -102,12 +104,11 @@ def figure_of_panels(content: Panels) -> Any:
 
 def _titles(titles: Sequence[str], longest: int) -> list[str]:
     """In so many letters: where one is too long, all lose the parts that they begin with alike."""
-    parts = [title.split(".") for title in titles]
-    while max(map(len, titles), default=0) > longest and len(titles) > 1 and min(map(len, parts)) > 1:
-        if len({one[0] for one in parts}) > 1:
+    while max(map(len, titles), default=0) > longest:
+        first = {title.partition(".")[0] for title in titles if "." in title}
+        if len(first) != 1 or sum("." in title for title in titles) < 2:
             break
-        parts = [one[1:] for one in parts]
-        titles = [".".join(one) for one in parts]
+        titles = [title.partition(".")[2] or title for title in titles]
     return [plain(title, longest) for title in titles]
 
 
@@ -118,9 +119,12 @@ def _scale(panels: Sequence[Curves], which: str, is_log: bool) -> _Scale:
     if is_log:
         low, high = (low, high) if high > 1.001 * low else (low / 3, high * 3)
     elif high - low <= 1e-9 * max(abs(low), abs(high)):
-        room = 0.5 * abs(low) or 0.5
-        low, high = low - room, high + room
+        low, high = around(low)
     return _Scale(low, high, is_log)
+
+
+def _told(tick: float, is_log: bool) -> str:
+    return power_of_ten(tick) if is_log else number(tick)
 
 
 def _draw_panel(
@@ -137,8 +141,7 @@ def _draw_panel(
         level = bottom + HEIGHT * scales[1]([tick])[0]
         axes.plot([left, left + wide], [level, level], color=INK, linewidth=0.4, alpha=0.2)
         if has_ticks[1]:
-            words = power_of_ten(tick) if scales[1].is_log else number(tick)
-            axes.text(left - 0.05, level, words, ha="right", va="center", fontsize=SMALL)
+            axes.text(left - 0.05, level, _told(tick, scales[1].is_log), ha="right", va="center", fontsize=SMALL)
     if has_ticks[0]:
         low, high = scales[0].low, scales[0].high
         axes.text(left, bottom - 0.05, number(low), va="top", fontsize=SMALL)

@@ -145,7 +145,9 @@ class ReportCard(Monitor):
         for at, values in logged:
             for name, value in values.items():
                 series = self.document.metrics.setdefault(name, Series())
-                if not series.steps or series.steps[-1] != at:
+                if series.steps and series.steps[-1] == at:  # validation still saw the last epoch's training metrics
+                    series.values[-1] = float(value)
+                else:
                     series.add(at, float(value))
 
     def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:

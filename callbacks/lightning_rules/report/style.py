@@ -114,7 +114,7 @@ def number(value: float | None) -> str:
     size = abs(value)
     if value == 0:
         return "0"
-    if size >= 1e5 or size < 1e-3:
+    if size >= 1e6 or size < 1e-4:
         digits, _, power = f"{value:.1e}".partition("e")
         digits = digits.removesuffix(".0")
         text = f"{digits}×10{str(int(power)).translate(SUPERSCRIPTS)}"
@@ -140,6 +140,22 @@ def finite(values: Sequence[float | None], positive: bool = False) -> list[float
 
 def _is_drawn(value: float, positive: bool) -> bool:
     return abs(value) < 1e150 and (not positive or value > 1e-150)
+
+
+def around(value: float) -> tuple[float, float]:
+    """The ends of an axis on which all values are the same: from zero on, so that nothing looks like a change."""
+    if value == 0:
+        return 0.0, 1.0
+    return (0.0, 2 * value) if value > 0 else (2 * value, 0.0)
+
+
+def widen(axes: Any, right: float) -> None:
+    """Make the left margin as wide as the numbers of the y axis, and the right one as given, in inches."""
+    ticks = [axes.yaxis.get_major_formatter()(value, None) for value in axes.get_yticks()]
+    figure_width = axes.figure.get_size_inches()[0]
+    left = max([0.3, *(0.16 + width_of(tick) for tick in ticks)])
+    box = axes.get_position()
+    axes.set_position((left / figure_width, box.y0, 1 - (left + right) / figure_width, box.height))
 
 
 def set_scale(axes: Any, which: str, is_log: bool) -> None:
