@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lightning_rules.finding import Severity
@@ -40,7 +40,7 @@ def page_of(document: Document, folder: Path) -> str:
     contents = contents_of(document)
     shown = _shown(contents, folder)
     values = _values(document, contents, shown)
-    template = _environment().from_string(_own("template.html"))
+    template = environment().get_template("run.html")
     page = template.render(values)
     if (excess := len(page.encode(errors="replace")) - LIMIT) > 0:
         _leave_out(list(shown.values()), excess)
@@ -55,12 +55,13 @@ def _own(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
-    environment.filters["evidence"] = _evidence
-    environment.filters["words"] = _words
-    environment.filters["short"] = lambda text: shortened(str(text), LONGEST)
-    return environment
+def environment() -> Environment:
+    """The templates of this folder: ``run.html`` for a run, on the frame ``base.html``; text is escaped everywhere."""
+    made = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_own))
+    made.filters["evidence"] = _evidence
+    made.filters["words"] = _words
+    made.filters["short"] = lambda text: shortened(str(text), LONGEST)
+    return made
 
 
 def _words(text: str) -> Markup:
@@ -98,29 +99,37 @@ def _leave_out(shown: Sequence[Shown], excess: int) -> None:
 
 
 def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) -> dict[str, Any]:
-    script = _own("copy.js")
     verdict = verdict_of(document)
     costs, record = costs_of(document), record_of(document)
     lines = score_lines(document.score) if document.score else []
     return {
-        "title": document.run or "A run without a name",
         "document": document,
         "contents": contents,
         "shown": shown,
-        "numbers": NUMBERS,
         "verdict": verdict,
         "verdict_sign": SIGNS[
             {"error": Severity.ERROR, "warning": Severity.WARNING, "ok": Severity.OK}.get(verdict.level, Severity.INFO)
         ],
         "state": state_of(document),
         "started": _when(document.started),
-        "updated": _when(document.updated),
         "score_lines": lines,
         "score_svg": _score_drawing(document, lines),
         "tested": [(name, told(value, is_share(name))) for name, value in document.tested.items()],
         "costs": costs,
         "record": record,
         "links": _links(document, contents, bool(costs), bool(record)),
+        **frame(document.run or "A run without a name", "Report of a training run", document.updated),
+    }
+
+
+def frame(title: str, kind: str, updated: str) -> dict[str, Any]:
+    """What every page needs, beside ``links``, the table of contents as pairs of anchor and name."""
+    script = _own("copy.js")
+    return {
+        "title": title,
+        "kind": kind,
+        "updated": _when(updated),
+        "numbers": NUMBERS,
         "css": Markup(_own("style.css")),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
