@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_rules.exhibit import Curves, Panels, Section
+from lightning_rules.exhibit import Curves, Listing, Panels, Section
 from lightning_rules.report.course import exhibits_of, split_of
 from lightning_rules.report.document import Document
 from lightning_rules.report.score import Score
@@ -68,3 +68,12 @@ def test_groups_with_the_same_rates_share_a_curve() -> None:
     (two,) = exhibits_of(Document(series={**same, "learning_rate/1.0": series([0.3, 0.3])}))
     assert [one.label for one in two.content.curves] == ["groups 0, 1, 2", "group 1.0 of another optimiser"]
     assert exhibits_of(Document()) == []
+
+
+def test_of_very_many_metrics_some_are_drawn_and_all_are_told() -> None:
+    metrics = {f"val/recall_{place}": series([0.5, 0.1 * place]) for place in range(40)}
+    shown = exhibits_of(Document(metrics=metrics))
+    assert len(shown) == 17
+    assert isinstance(shown[-1].content, Listing)
+    assert shown[-1].content.rows[-1] == ["val/recall_39", "3.9", "20"]
+    assert len(shown[-1].content.rows) == 40 - 16

@@ -11,7 +11,7 @@ from lightning_rules.report.draw import figure_of, png_of, svg_of
 from lightning_rules.report.draw_panels import spans_decades, spread
 from lightning_rules.report.draw_score import score_svg
 from lightning_rules.report.score import Score
-from lightning_rules.report.style import number, plain, power_of_ten, shortened
+from lightning_rules.report.style import fitted, number, plain, power_of_ten, shortened, width_of
 
 ODD = "$x^2$ <b>&\"'` ${1} \\frac \u0000\u0007\ud800 日本語 🙂 עברית é\u0301 \n end"
 
@@ -163,3 +163,8 @@ def test_ticks_and_long_names() -> None:
     assert [power_of_ten(10.0**power) for power in (-5, 0, 4)] == ["10⁻⁵", "1", "10⁴"]
     assert shortened("backbone.layer1.0.conv1", 12) == "bac….0.conv1"
     assert plain("a\nb") == "a b"
+
+
+@pytest.mark.parametrize("text", ["$" * 500, "日本語" * 100, "x", "", ODD * 5])
+def test_words_fit_whatever_they_are_made_of(text: str) -> None:
+    assert width_of(fitted(text, 1.0).replace("\\$", "")) <= 1.0

@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_rules.exhibit import Curve, Curves, Exhibit, Panels, Role, Section
+from lightning_rules.exhibit import Curve, Curves, Exhibit, Listing, Panels, Role, Section
 from lightning_rules.report.document import Document
 from lightning_rules.report.draw_panels import spans_decades, spread
 from lightning_rules.report.series import Series, smoothed
+from lightning_rules.report.style import number
 
 STEP = "optimiser step"
+METRICS = 16  # that are drawn, each with its splits
 SMOOTH = 24  # points, from which on a smoothed curve is drawn over the raw one
 WINDOWS = 15  # of smoothing, in a curve
 SPLITS: Mapping[str, Role] = {
@@ -117,7 +119,17 @@ def _metrics(document: Document) -> list[Exhibit]:
         groups.setdefault(metric, {})[name] = (role, series)
     wanted = document.score.name if document.score else ""
     order = sorted(groups, key=lambda metric: (wanted not in groups[metric], "loss" not in metric))
-    return [_metric(document, place, metric, groups[metric]) for place, metric in enumerate(order)]
+    drawn = [_metric(document, place, metric, groups[metric]) for place, metric in enumerate(order[:METRICS])]
+    return [*drawn, *_listed({name: one for metric in order[METRICS:] for name, (_, one) in groups[metric].items()})]
+
+
+def _listed(metrics: Mapping[str, Series]) -> list[Exhibit]:
+    """Metrics beyond those that are drawn, such as one for each of many classes."""
+    if not metrics:
+        return []
+    rows = [[name, number(one.values[-1]), f"{one.steps[-1]:,}"] for name, one in metrics.items()]
+    content = Listing(["metric", "last value", STEP], rows)
+    return [Exhibit("more_metrics", Section.CURVES, "More metrics", "As they were logged last.", content)]
 
 
 def _metric(document: Document, place: int, metric: str, group: Mapping[str, tuple[Role, Series]]) -> Exhibit:

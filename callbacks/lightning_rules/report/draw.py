@@ -17,11 +17,13 @@ from lightning_rules.report.style import (
     LINE,
     OTHERS,
     ROLES,
+    SIZE,
     SMALL,
     THIN,
     WIDTH,
     around,
     finite,
+    fitted,
     new_axes,
     new_figure,
     number,
@@ -40,6 +42,7 @@ FEW_POINTS = 24  # are marked one by one
 LABELLED = 4  # curves whose names stand at their ends, if these are apart
 SHORT = 14  # letters of a name that may stand there
 ROW = 0.17  # inches, of a line of words
+NAME = 2.4  # inches, of a name in a legend
 
 
 def figure_of(content: Content) -> Any:
@@ -111,9 +114,9 @@ def _of_curves(content: Curves) -> Any:
     if at_ends:
         for curve, place in named:
             _label_end(axes, curve.label, *drawn[place])
-    axes.set_xlabel(plain(content.x_label, 70))
-    _words_above(figure, plain(content.y_label, 70) + cut, [[(curve.label, handles[place]) for curve, place in named]]
-                 if legend else [], legend)  # fmt: skip
+    axes.set_xlabel(fitted(content.x_label, WIDTH - 0.9, SIZE))
+    title = fitted(content.y_label, WIDTH - (1.6 if cut else 0.2), SIZE) + cut
+    _words_above(figure, title, [(curve.label, handles[place]) for curve, place in named], legend)
     return figure
 
 
@@ -191,12 +194,14 @@ def _draw_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
     """Lines with words above the axes, each on a line of its own as far as there are three."""
     low, high = axes.get_xlim()
     is_log = axes.get_xscale() == "log"
-    height = axes.get_position().height * axes.figure.get_size_inches()[1]
+    wide, height = axes.get_position().size * axes.figure.get_size_inches()
     for place, (x, words) in enumerate(sorted(marks)):
         axes.axvline(x, color=INK, linewidth=THIN, linestyle=(0, (3, 2)), zorder=1)
         share = (math.log(x / low) / math.log(high / low)) if is_log else (x - low) / (high - low)
-        axes.text(x, 1 + (0.05 + ROW * (place % 3)) / height, plain(words, 48), fontsize=SMALL,
-                  ha="left" if share < 0.5 else "right", transform=axes.get_xaxis_transform())  # fmt: skip
+        side = "left" if share < 0.35 else "center" if share < 0.65 else "right"
+        room = wide * {"left": 1 - share, "center": 2 * min(share, 1 - share), "right": share}[side] - 0.1
+        axes.text(x, 1 + (0.05 + ROW * (place % 3)) / height, fitted(words, room), fontsize=SMALL, ha=side,
+                  transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set_xlim(low, high)
 
 
@@ -204,7 +209,7 @@ def _rows_of(labels: Sequence[str]) -> list[int]:
     """How many names of a legend stand in each of its rows."""
     rows, left = [0], 0.0
     for label in labels:
-        width = 0.4 + width_of(plain(label, 40))
+        width = 0.4 + width_of(fitted(label, NAME))
         if rows[-1] and left + width > WIDTH - 0.3:
             rows, left = [*rows, 0], 0.0
         rows[-1] += 1
@@ -212,17 +217,16 @@ def _rows_of(labels: Sequence[str]) -> list[int]:
     return rows
 
 
-def _words_above(figure: Any, title: str, entries: Sequence[Sequence[tuple[str, Any]]], rows: list[int]) -> None:
+def _words_above(figure: Any, title: str, waiting: list[tuple[str, Any]], rows: list[int]) -> None:
     """What the y axis shows stands above it, to be read without turning the head; below it the legend."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
     figure.text(0.08 / width, 1 - 0.16 / height, title)
-    waiting = [one for entry in entries for one in entry]
     for row, count in enumerate(rows):
         x, y = 0.08, height - 0.16 - ROW * (row + 1)
         for label, handle in waiting[:count]:
-            words = plain(label, 40)
+            words = fitted(label, NAME)
             sample = Line2D([x / width, (x + 0.22) / width], [(y + 0.035) / height] * 2, color=handle.get_color(),
                             linewidth=LINE, linestyle=handle.get_linestyle())  # fmt: skip
             figure.add_artist(sample)
@@ -239,7 +243,7 @@ def _say_nothing(axes: Any) -> None:
 
 def _of_bars(content: Bars) -> Any:
     both = min(len(content.labels), len(content.values), BARS)
-    labels = [plain(label, 30) for label in content.labels[:both]]
+    labels = [fitted(label, 1.9) for label in content.labels[:both]]
     values = finite(content.values[:both])
     left = min(2.2, 0.2 + max([0.2, *(width_of(label) for label in labels)]))
     figure = new_figure(0.75 + 0.2 * max(2, both))
@@ -256,5 +260,5 @@ def _of_bars(content: Bars) -> Any:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     left_out = len(content.labels) - both
-    axes.set_xlabel(plain(content.x_label, 70) + (f" ({left_out} more are not shown)" if left_out > 0 else ""))
+    axes.set_xlabel(fitted(content.x_label, 2.0, SIZE) + (f" ({left_out} more are not shown)" if left_out > 0 else ""))
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_rules.exhibit import Matrix
-from lightning_rules.report.style import RIGHT, SMALL, WIDTH, WRONG, new_axes, new_figure, number, plain, width_of
+from lightning_rules.report.style import RIGHT, SMALL, WIDTH, WRONG, fitted, new_axes, new_figure, number, width_of
 
 NUMBERS = 15  # classes, up to which each cell says its number
 NAMES = 40  # classes, up to which each has its name
@@ -20,7 +20,7 @@ def figure_of_matrix(content: Matrix) -> Any:
     """Rows are labels, columns answers; the colour is the share of the row, blue where right, orange where wrong."""
     counts = _square(content)
     classes = len(counts)
-    labels = [plain(label, 14) for label in content.labels[:classes]]
+    labels = [fitted(label, 1.0) for label in content.labels[:classes]]
     named = classes <= NAMES
     widest = max([0.2, *(width_of(label) for label in labels)]) if named else 0.3
     is_turned = named and widest > 0.9 * (WIDTH - 1.2) / max(1, classes)

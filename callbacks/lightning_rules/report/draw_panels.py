@@ -13,14 +13,15 @@ from lightning_rules.report.style import (
     INK,
     OTHERS,
     ROLES,
+    SIZE,
     SMALL,
     THIN,
     WIDTH,
     around,
     finite,
+    fitted,
     new_figure,
     number,
-    plain,
     power_of_ten,
     width_of,
 )
@@ -86,13 +87,14 @@ def figure_of_panels(content: Panels) -> Any:
     axes.set(xlim=(0, WIDTH), ylim=(0, height))
     axes.set_axis_off()
     first = panels[0] if panels else Curves([], "", "")
-    axes.text(0.08, height - 0.16, plain(first.y_label, 40))
+    several = len({curve.label for panel in panels for curve in panel.curves if curve.label}) > 1
+    axes.text(0.08, height - 0.16, fitted(first.y_label, 2.6 if several else WIDTH - 0.2, SIZE))
     _draw_legend(axes, panels, height)
-    axes.text(WIDTH / 2, 0.08, plain(first.x_label, 70), ha="center")
+    axes.text(WIDTH / 2, 0.08, fitted(first.x_label, WIDTH - 0.4, SIZE), ha="center")
     x_scale, y_scale = _scale(panels, "x", first.log_x), _scale(panels, "y", first.log_y)
     left = max([0.3, *(0.16 + width_of(_told(tick, y_scale.is_log)) for tick in y_scale.ticks(3))])
     wide = (WIDTH - left - 0.12 - GAP * (columns - 1)) / columns
-    titles = _titles([content.titles[place] for place in shown], int(wide / width_of("n", SMALL)))
+    titles = _titles([content.titles[place] for place in shown], wide)
     for number_of, panel in enumerate(panels):
         row, column = divmod(number_of, columns)
         corner = (left + column * (wide + GAP), height - ABOVE - row * (TITLE + HEIGHT + GAP) - TITLE - HEIGHT)
@@ -102,14 +104,14 @@ def figure_of_panels(content: Panels) -> Any:
     return figure
 
 
-def _titles(titles: Sequence[str], longest: int) -> list[str]:
-    """In so many letters: where one is too long, all lose the parts that they begin with alike."""
-    while max(map(len, titles), default=0) > longest:
+def _titles(titles: Sequence[str], wide: float) -> list[str]:
+    """So wide, in inches: where one is too long, all lose the parts that they begin with alike."""
+    while max(map(width_of, titles), default=0.0) > wide:
         first = {title.partition(".")[0] for title in titles if "." in title}
         if len(first) != 1 or sum("." in title for title in titles) < 2:
             break
         titles = [title.partition(".")[2] or title for title in titles]
-    return [plain(title, longest) for title in titles]
+    return [fitted(title, wide) for title in titles]
 
 
 def _scale(panels: Sequence[Curves], which: str, is_log: bool) -> _Scale:
@@ -172,7 +174,7 @@ def _draw_legend(axes: Any, panels: Sequence[Curves], height: float) -> None:
     }
     x = WIDTH - 0.1
     for label, (color, dashes) in reversed(list(looks.items())[:3] if len(looks) > 1 else []):
-        words = plain(label, 16)
+        words = fitted(label, 0.6)
         axes.text(x, height - 0.16, words, ha="right", fontsize=SMALL)
         x -= width_of(words) + 0.3
         axes.plot([x, x + 0.22], [height - 0.12] * 2, color=color, linestyle=dashes)

@@ -10,12 +10,13 @@ from lightning_rules.report.style import (
     INK,
     LINE,
     RIGHT,
+    SIZE,
     SMALL,
     THIN,
+    fitted,
     new_axes,
     new_figure,
     number,
-    plain,
     set_scale,
     style,
 )
@@ -68,7 +69,7 @@ def _figure(score: Score) -> Any:
         axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.3g}%".replace("-", "−"))
     axes.margins(x=0.08)
     better = "higher is better" if score.mode == "max" else "lower is better"
-    axes.set_xlabel(plain(f"{score.name} ({better})", 60))
+    axes.set_xlabel(fitted(score.name, 1.9, SIZE) + f" ({better})")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure

@@ -105,6 +105,15 @@ def width_of(text: str, size: float = SMALL) -> float:
     return letters * LETTER * size / 72
 
 
+def fitted(text: object, inches: float, size: float = SMALL) -> str:
+    """The text as :func:`plain` gives it, cut off where it would be wider than this."""
+    words, letters = plain(text), LONGEST
+    while letters > 2 and (wide := width_of(words, size)) > inches:
+        letters = max(2, min(letters - 1, int(len(words) * inches / wide) + 1))
+        words = plain(text, letters)
+    return words
+
+
 def number(value: float | None) -> str:
     """A number in few letters, for axes, bars and tables."""
     if value is None or math.isnan(value):
