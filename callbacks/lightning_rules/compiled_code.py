@@ -10,7 +10,8 @@ from typing import Any
 import torch._dynamo
 from torch import nn
 
-COMPILED = "_torchdynamo_orig_callable"  # what ``torch.compile`` leaves on a function
+COMPILED = "_torchdynamo_orig_callable"  # what ``torch.compile`` leaves on a function,
+EXEMPT = "_torchdynamo_disable"  # and what ``torch.compiler.disable`` does besides, also on the code that dynamo makes
 
 
 def outside_compiled(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -52,7 +53,7 @@ def is_compiled(part: nn.Module) -> bool:
 def is_compiled_function(value: Any) -> bool:
     """Whether a function or method came out of ``torch.compile``."""
     value = getattr(value, "__func__", value) if type(value).__name__ == "method" else value
-    return isinstance(value, FunctionType) and COMPILED in value.__dict__
+    return isinstance(value, FunctionType) and COMPILED in value.__dict__ and EXEMPT not in value.__dict__
 
 
 def _reachable(module: nn.Module) -> Iterator[Any]:

@@ -53,10 +53,14 @@ def _each_step_is_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.
         (WELL, "non-finite-gradients", Severity.OK, "were finite at all 100 steps; their norm went from 1 to 1."),
         (BAD, "non-finite-gradients", Severity.ERROR, "first at step 96: 2 of 3, `net.2.weight` nearest to the loss"),
         (BAD, "non-finite-gradients", Severity.ERROR, "The loss is finite and its derivative is not"),
-        (replace(BAD, every=4), "non-finite-gradients", Severity.ERROR, "step 96 (one in 4 is looked at)"),
-        (replace(BAD, every=4), "non-finite-gradients", Severity.ERROR, "`net.2.weight` nearest to the loss"),
         (
-            replace(BAD, every=4, first_bad=BadStep(96, "net.4.weight", 3, math.nan)),
+            replace(BAD, first_bad=BadStep(96, "net.2.weight", 2, 0.7, of=4)),
+            "non-finite-gradients",
+            Severity.ERROR,
+            "step 96 (one in 4 is looked at): 2 of 3, `net.2.weight` nearest to the loss",
+        ),
+        (
+            replace(BAD, first_bad=BadStep(96, "net.4.weight", 3, math.nan, of=4)),
             "non-finite-gradients",
             Severity.ERROR,
             "looked at): 3 of 3, with a loss",
@@ -160,10 +164,10 @@ def test_the_windows_are_bounded_and_survive_a_checkpoint() -> None:
     rows[200, 0] = math.inf
     rows[:, 1] = torch.where(torch.arange(300) < 5, -1.0, rows[:, 1])
     whole, first, second = history(), history(), history()
-    whole.add(list(range(300)), rows, losses, torch.ones(2))
-    first.add(list(range(150)), rows[:150], losses[:150], torch.ones(2))
+    whole.add([(step, 1) for step in range(300)], rows, losses, torch.ones(2))
+    first.add([(step, 1) for step in range(150)], rows[:150], losses[:150], torch.ones(2))
     second.load(first.state())
-    second.add(list(range(150, 300)), rows[150:], losses[150:], torch.ones(2))
+    second.add([(step, 1) for step in range(150, 300)], rows[150:], losses[150:], torch.ones(2))
     assert second.seen() == whole.seen()
     assert (len(whole.early), len(whole.recent)) == (16, 64)
     seen = whole.seen()
@@ -190,7 +194,7 @@ def test_rows_of_all_kinds_of_gradients() -> None:
     parameters[2].grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([[3.0, 4.0]]), (4, 2))
     stream.add(7, 0)
     places, (block,), _ = stream.readings()
-    assert places.tolist() == [[7, 0]]
+    assert places.tolist() == [[7, 0, 1]]
     assert block.tolist() == [[pytest.approx(1.414e10, rel=0.01), -1.0, 5.0]]
     stream._seconds = [0.01] * 5
     stream.adapt(0.1, 0.01)  # a row takes 10 ms, and 1 ms is allowed

@@ -201,3 +201,4 @@ def test_compiled_parts_are_left_alone() -> None:
     assert not calls_compiled_functions(net)
     assert not has_compiled_parts(Net(None, a=inner))
     assert calls_compiled_functions(Net(torch.compile(lambda net, x: net.a(x)), a=inner))
+    assert not calls_compiled_functions(Net(torch.compiler.disable(lambda net, x: net.a(x)), a=inner))

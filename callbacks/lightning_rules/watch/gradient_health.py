@@ -175,26 +175,22 @@ class GradientHealth(Monitor):
         for stream in self._streams.values():
             stream.adapt(self._cadence.batch_seconds, self._cadence.overhead * SHARE)
         losses, self._losses = _as_numbers(self._losses), []
-        every = [stream.every for stream in self._streams.values()]
         streams = [stream.readings() for stream in self._streams.values()]
         watched = [self._watches[key].readings() if self._watches else (0, []) for key in self._streams]
-        return losses, every, streams, watched
+        return losses, streams, watched
 
     def take(self, readings: Any) -> list[GradientsSeen]:
         """Add them to the windows of each optimiser."""
-        losses, every, streams, watched = readings
+        losses, streams, watched = readings
         self._batches += len(losses)
         known = torch.cat([losses.double(), torch.full((1,), math.nan).double()])
         for history, (places, blocks, weights), (rounds, kept) in zip(self._histories, streams, watched, strict=True):
             history.rounds, history.kept = rounds, history.kept + sum(map(int, kept))
             if len(places):
                 rows = torch.cat([block.double() for block in blocks])
-                steps, batches = places.unbind(1)
-                history.add(steps.tolist(), rows, known[batches.clamp(max=len(losses))], weights[0])
-        self._seen = [
-            replace(history.seen(), batches=self._batches, every=one)
-            for history, one in zip(self._histories, every, strict=True)
-        ]
+                batches = places[:, 1].clamp(max=len(losses))
+                history.add(places[:, [0, 2]].tolist(), rows, known[batches], weights[0])
+        self._seen = [replace(history.seen(), batches=self._batches) for history in self._histories]
         return self._seen
 
     def judge(self, ranks: Sequence[list[GradientsSeen]]) -> Iterable[Finding]:

@@ -55,6 +55,7 @@ class BadStep:
         parameters: How many gradients were not finite.
         loss: The batch's loss; None where it is not known.
         grown: The norm of all gradients just before, over that at the beginning.
+        of: Of how many steps it is the one that was looked at.
     """
 
     step: int
@@ -62,6 +63,7 @@ class BadStep:
     parameters: int
     loss: float | None
     grown: float = 1.0
+    of: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ class GradientsSeen:
         label: What to call it in a message.
         steps: How many of its steps were looked at.
         batches: How many batches there were.
-        every: Every how many steps one was looked at lately.
         parameters: In the order of the module.
         norms: Medians of the norm of all gradients: at the beginning, and lately.
         losses: Medians of the loss over the same steps; NaN where it is not known.
@@ -92,7 +93,6 @@ class GradientsSeen:
     label: str
     steps: int
     batches: int = 0
-    every: int = 1
     parameters: tuple[ParameterSeen, ...] = ()
     norms: tuple[float, float] = (1.0, 1.0)
     losses: tuple[float, float] = (math.nan, math.nan)
@@ -148,11 +148,11 @@ class GradientHistory:
         self.present, self.moved = torch.zeros(width, dtype=torch.long), torch.zeros(width, dtype=torch.long)
         self.weights = torch.full((width,), math.nan).double()
 
-    def add(self, steps: Sequence[int], norms: Tensor, losses: Tensor, weights: Tensor) -> None:
+    def add(self, steps: Sequence[Sequence[int]], norms: Tensor, losses: Tensor, weights: Tensor) -> None:
         """Take rows in.
 
         Args:
-            steps: The run's ``global_step`` at each row.
+            steps: For each row the run's ``global_step``, and of how many steps it is the one that was looked at.
             norms: ``[rows, parameters]``; negative where there was no gradient.
             losses: ``[rows]``; NaN where it is not known.
             weights: The parameters' own norms, ``[parameters]``.
@@ -168,12 +168,12 @@ class GradientHistory:
             self.bad_run = 0 if fine else self.bad_run + 1
             self.bad += not fine
             if not fine and self.first_bad is None:
-                self.first_bad = self._bad_step(steps[place], rows[: place + 1])
+                self.first_bad = self._bad_step(steps[place][0], steps[place][1], rows[: place + 1])
         self.steps += len(steps)
         self.early = torch.cat([self.early, rows[: EARLY - len(self.early)]])
         self.recent = torch.cat([self.recent, rows])[-RECENT:].clone()
 
-    def _bad_step(self, step: int, rows: Tensor) -> BadStep:
+    def _bad_step(self, step: int, of: int, rows: Tensor) -> BadStep:
         """What the last of these rows says, and those before it."""
         *norms, loss = rows[-1].tolist()
         bad = [place for place, norm in enumerate(norms) if not math.isfinite(norm)]
@@ -182,7 +182,7 @@ class GradientHistory:
         first = torch.cat([self.early, rows[:-1]])[:EARLY]
         grown = float(_medians(_totals(before[-BEFORE:])) / _medians(_totals(first)))
         is_known = not math.isnan(loss) or bool(before[:, -1].isfinite().any())
-        return BadStep(step, self.names[nearest], len(bad), loss if is_known else None, grown)
+        return BadStep(step, self.names[nearest], len(bad), loss if is_known else None, grown, of)
 
     def seen(self) -> GradientsSeen:
         """The numbers of now."""

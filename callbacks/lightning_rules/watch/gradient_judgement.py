@@ -71,9 +71,9 @@ def _non_finite(seen: GradientsSeen) -> Iterator[Finding]:
             yield Finding(NON_FINITE, Severity.OK, message, evidence=_evidence(seen))
         return
     evidence = {**_evidence(seen), "bad_steps": seen.bad, "first_bad_step": first.step, "parameter": first.nearest}
-    about = f"step {first.step}" if seen.every == 1 else f"step {first.step} (one in {seen.every} is looked at)"
+    about = f"step {first.step}" if first.of == 1 else f"step {first.step} (one in {first.of} is looked at)"
     where = f"first at {about}: {first.parameters} of {len(seen.parameters)}"
-    late = seen.every > 1 and first.parameters == len(seen.parameters)
+    late = first.of > 1 and first.parameters == len(seen.parameters)
     if not late:
         where += f", `{first.nearest}` nearest to the loss"
     if seen.scaled:

@@ -41,7 +41,7 @@ class GradientStream:
     def _hand_over(self) -> None:
         self._rows: list[Sequence[Tensor]] = []
         self._blocks: list[Tensor] = []
-        self._places: list[tuple[int, int]] = []
+        self._places: list[tuple[int, int, int]] = []
         self._seconds: list[float] = []
         self.step: int | None = None  # the last that was seen since then
 
@@ -64,7 +64,7 @@ class GradientStream:
             self._rows.append(torch._foreach_norm(gradients, 2, self._type))
         else:
             self._rows.append(self._slow_row())
-        self._places.append((step, batch))
+        self._places.append((step, batch, self.every))
         if began:
             self._seconds.append(time.perf_counter() - began)
         if len(self._rows) == BLOCK:
@@ -97,9 +97,14 @@ class GradientStream:
             self._rows = []
 
     def readings(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Step and batch of each row ``[rows, 2]``, rows in blocks ``[rows, parameters]``, the weights' norms now."""
+        """What was measured since the last look.
+
+        Returns:
+            For each row its step, its batch, and of how many steps it is the one that is looked at, ``[rows, 3]``; the
+            rows in blocks, ``[rows, parameters]``; the weights' norms now.
+        """
         self._pack()
-        handed = torch.tensor(self._places).view(-1, 2), self._blocks, self._weight_norms()
+        handed = torch.tensor(self._places).view(-1, 3), self._blocks, self._weight_norms()
         self._hand_over()
         return handed
 
