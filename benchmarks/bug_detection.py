@@ -30,6 +30,7 @@ from results import origin, record
 
 QUICK = ("nan-rows", "softmax-before-cross-entropy", "rate-over-1000", "rate-grows-each-step", "exponential-overflows")
 QUICK_HEALTHY = ("mlp-adam", "cnn-batch-norm-cosine", "diabetes-regression", "breast-cancer-bce")
+QUICK_DETECTORS = ("pre-flight", "whole fit")
 ON_RANDOM = ("whole fit",)  # detectors that random healthy programs are shown to; it holds the monitors
 
 
@@ -48,7 +49,7 @@ def arguments(detectors: list[str]) -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.cases, options.healthy, options.healthy_runs = list(QUICK), list(QUICK_HEALTHY), 1
-        options.processes, options.detectors = 1, [name for name in options.detectors if name in OURS]
+        options.detectors = [name for name in options.detectors if name in QUICK_DETECTORS]
         options.random = 0
     return options
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -252,6 +253,33 @@ def test_fires_on_an_optimiser_that_cannot_work(
     assert fitted.severity is Severity.OK
     assert own.severity is Severity.WARNING
     assert words in own.advice
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("bound", "alarms"), [(None, 1), (0.01, 0)])
+def test_sees_the_clipping_of_a_step_under_manual_optimisation(
+    bound: float | None, alarms: int, found: Any, mlp: Any, digits: Any
+) -> None:
+    class Manual(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.automatic_optimization = mlp(), False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            if bound is not None:
+                self.clip_gradients(optimizer, gradient_clip_val=bound, gradient_clip_algorithm="norm")
+            optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 10.0, momentum=0.9)
+
+    module = Manual()
+    findings = found(OverfitOneBatch(), module, digits)
+    assert sum(finding.severity is Severity.WARNING for finding in findings) == alarms, findings
+    assert "clip_gradients" not in vars(module)
 
 
 def test_no_time_is_no_fault(found: Any, plain: Any, mlp: Any, digits: Any) -> None:

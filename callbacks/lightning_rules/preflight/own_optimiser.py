@@ -70,6 +70,7 @@ def own_steps(view: View, batch: Any, deadline: Deadline, quiet: bool) -> OwnSte
         optimizer = fresh_copy(view)
         peaks = [group["lr"] for group in optimizer.param_groups]
         clipped = _Clipped(optimizer, view.trainer)
+        vars(view.module)["clip_gradients"] = clipped.as_told  # on loan, what a step sets here leaves no trace
         steps = train(view, lent, [batch], clipped)
         for number, loss in enumerate(islice(steps, STEPS)):
             losses.append(loss)
@@ -114,11 +115,15 @@ def peak_of(group: dict[str, Any]) -> float:
 
 
 class _Clipped:
-    """An optimiser behind the Trainer's gradient clipping."""
+    """An optimiser behind gradient clipping: the Trainer's, or that of a step under manual optimisation."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, trainer: Any) -> None:
         self.optimizer = optimizer
-        self.bound, self.by_value = trainer.gradient_clip_val, str(trainer.gradient_clip_algorithm).endswith("value")
+        self.as_told(None, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+
+    def as_told(self, _: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+        """Stand in for ``LightningModule.clip_gradients``: the next step clips so."""
+        self.bound, self.by_value = gradient_clip_val, str(gradient_clip_algorithm).endswith("value")
 
     @property
     def param_groups(self) -> Any:
