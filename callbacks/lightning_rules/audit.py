@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from lightning_rules.deadline import Deadline
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.rule import attempt
@@ -24,11 +25,13 @@ class Part:
         names: The aspects that it reports on; its findings carry one of these names.
         measure: Takes what the audit has read, and the deadline; returns numbers, small and on the host. No collective.
         judge: A pure function from the numbers of all ranks to findings.
+        show: A pure function from the same numbers to what a person should see of them.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Any, Deadline], Any]
     judge: Callable[[Sequence[Any]], Iterable[Finding]]
+    show: Callable[[Sequence[Any]], Iterable[Exhibit]] = lambda ranks: ()
 
 
 class Audit(PreflightCheck):
@@ -39,6 +42,11 @@ class Audit(PreflightCheck):
     """
 
     parts: ClassVar[tuple[Part, ...]]
+    _shown: Sequence[Exhibit] = ()
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """What the parts have to show."""
+        return self._shown
 
     @abstractmethod
     def read(self, view: View, deadline: Deadline) -> Any:
@@ -57,11 +65,15 @@ class Audit(PreflightCheck):
         """The findings of all parts; those that do not apply for the same reason are told together."""
         findings: list[Finding] = []
         refused: dict[str, list[str]] = defaultdict(list)
+        self._shown = []
         for part, measured in zip(self.parts, zip(*ranks, strict=True), strict=True):
             found, refusal = _judged(part, measured)
             findings += found
             if refusal:
                 refused[refusal] += part.names
+            else:
+                numbers = [numbers for numbers, _ in measured]
+                self._shown += attempt(lambda part=part, numbers=numbers: list(part.show(numbers)))[0] or ()
         return [*findings, *self._told(refused)]
 
     def _told(self, refused: dict[str, list[str]]) -> Iterator[Finding]:

@@ -78,21 +78,25 @@ def write_findings(findings: Iterable[Finding], path: str) -> None:
     write_file("".join(finding.to_json() + "\n" for finding in findings), path)
 
 
-def write_file(text: str, path: str) -> None:
-    """Write a file as a whole, local or at any address that fsspec knows.
+def write_file(content: str | bytes, path: str) -> None:
+    """Write a file as a whole, local or at any address that fsspec knows; text as UTF-8.
 
     Raises:
         OSError: The folder cannot be made or written.
     """
     if "://" in path:  # an object store: a write there is whole or not at all
-        with fsspec.open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with fsspec.open(path, "wb") as file:
+            file.write(_as_bytes(content))
         return
-    write_text(text, Path(path))
+    write_local(content, Path(path))
 
 
-def write_text(text: str, target: Path) -> None:
-    """Write a local file beside its place, then rename it; missing folders are made.
+def _as_bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def write_local(content: str | bytes, target: Path) -> None:
+    """Write a local file beside its place, then rename it; missing folders are made; text as UTF-8.
 
     Raises:
         OSError: The folder cannot be made or written; nothing is left there.
@@ -100,7 +104,7 @@ def write_text(text: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(_as_bytes(content))
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)

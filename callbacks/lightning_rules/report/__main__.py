@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_rules.record import write_text
+from lightning_rules.record import write_local
 from lightning_rules.report.document import HTML, JSON, Document
 from lightning_rules.report.page import page_of
 from lightning_rules.report.verdict import verdict_of
@@ -23,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     folder = given.parent.parent if given.is_file() else given
     try:
         document = Document.read(given)
-        write_text(page_of(document, folder), folder / HTML)
+        write_local(page_of(document, folder), folder / HTML)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

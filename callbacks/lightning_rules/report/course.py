@@ -119,7 +119,7 @@ def _metrics(document: Document) -> list[Exhibit]:
         groups.setdefault(metric, {})[name] = (role, series)
     wanted = document.score.name if document.score else ""
     order = sorted(groups, key=lambda metric: (wanted not in groups[metric], "loss" not in metric))
-    drawn = [_metric(document, place, metric, groups[metric]) for place, metric in enumerate(order[:METRICS])]
+    drawn = [_metric(document, metric, groups[metric]) for metric in order[:METRICS]]
     return [*drawn, *_listed({name: one for metric in order[METRICS:] for name, (_, one) in groups[metric].items()})]
 
 
@@ -132,7 +132,7 @@ def _listed(metrics: Mapping[str, Series]) -> list[Exhibit]:
     return [Exhibit("more_metrics", Section.CURVES, "More metrics", "As they were logged last.", content)]
 
 
-def _metric(document: Document, place: int, metric: str, group: Mapping[str, tuple[Role, Series]]) -> Exhibit:
+def _metric(document: Document, metric: str, group: Mapping[str, tuple[Role, Series]]) -> Exhibit:
     curves = []
     for name, (role, series) in sorted(group.items(), key=lambda item: ROLES.index(item[1][0])):
         known = [(step, value) for step, value in zip(series.steps, series.values, strict=False) if _is_number(value)]
@@ -152,7 +152,7 @@ def _metric(document: Document, place: int, metric: str, group: Mapping[str, tup
     )
     roles = {role for role, _ in group.values()}
     gap = "A gap that grows between the two is overfitting." if {"train", "validation"} <= roles else ""
-    return Exhibit(f"metric_{place}", Section.CURVES, metric, (says + gap) or "As the run logged it.", content)
+    return Exhibit(f"metric_{metric}", Section.CURVES, metric, (says + gap) or "As the run logged it.", content)
 
 
 def _marks(document: Document, group: Mapping[str, tuple[Role, Series]]) -> Sequence[tuple[float, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from lightning_rules.exhibit import Bars, Content, Curve, Curves, Listing, Matrix, Panels, Picture
+from lightning_rules.exhibit import Bars, Content, Curve, Curves, Listing, Matrix, Panels, Picture, Role
 from lightning_rules.report.draw_matrix import figure_of_matrix
 from lightning_rules.report.draw_panels import figure_of_panels
 from lightning_rules.report.style import (
@@ -246,9 +246,10 @@ def _of_bars(content: Bars) -> Any:
     labels = [fitted(label, 1.9) for label in content.labels[:both]]
     values = finite(content.values[:both])
     left = min(2.2, 0.2 + max([0.2, *(width_of(label) for label in labels)]))
-    figure = new_figure(0.75 + 0.2 * max(2, both))
-    axes = new_axes(figure, left, 0.45, 0.65, 0.1)
-    roles = [*content.roles[:both], *["other"] * (both - len(content.roles))]
+    roles: list[Role] = [*content.roles[:both], *["other"] * (both - len(content.roles))]  # type: ignore[list-item]
+    above = 0.1 + ROW * (len(set(roles)) > 1)
+    figure = new_figure(0.65 + above + 0.2 * max(2, both))
+    axes = new_axes(figure, left, 0.45, 0.65, above)
     colors = [ROLES.get(role, INK) if role != "other" else OTHERS[2] for role in roles]
     lengths = [0.0 if math.isnan(value) else value for value in values]
     bars = axes.barh(range(both), lengths, color=colors, height=0.68, zorder=2)
@@ -259,6 +260,10 @@ def _of_bars(content: Bars) -> Any:
     axes.axvline(0, color=INK, linewidth=THIN)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    if len(set(roles)) > 1:
+        handles = dict(zip(roles, bars, strict=True))
+        figure.legend(handles.values(), handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=SMALL,
+                      bbox_to_anchor=(0, 1), borderaxespad=0.2)  # fmt: skip
     left_out = len(content.labels) - both
     axes.set_xlabel(fitted(content.x_label, 2.0, SIZE) + (f" ({left_out} more are not shown)" if left_out > 0 else ""))
     return figure

@@ -13,15 +13,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_rules import record
-from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.monitor import Monitor, View
+from lightning_rules.report.collect import collect
 from lightning_rules.report.cost import Meter
 from lightning_rules.report.document import FINISHED, HTML, JSON, Document
-from lightning_rules.report.held_against import beside_previous, score_of
+from lightning_rules.report.hand_out import hand_out
 from lightning_rules.report.series import Series
+from lightning_rules.report.terminal import print_summary
 from lightning_rules.reproduce.run_record import describe_run
-from lightning_rules.rule import Rule, attempt
+from lightning_rules.rule import attempt
 
 NAME = "report-card"
 EVERY = 30.0  # seconds between two pages of a run that goes on
@@ -188,33 +189,38 @@ class ReportCard(Monitor):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Write the last page of a run that failed or was interrupted."""
-        said = str(exception).partition("\n")[0]
-        self.document.state = f"failed: {type(exception).__name__}: {said}".rstrip(": ")
-        if self.document.started and trainer.is_global_zero:
-            self._end(trainer)
+        if self._stage == "fit":  # a test that fails leaves the page of the fit as it was
+            said = str(exception).partition("\n")[0]
+            self.document.state = f"failed: {type(exception).__name__}: {said}".rstrip(": ")
         super().on_exception(trainer, pl_module, exception)
+        if self._stage == "fit" and self.document.started and trainer.is_global_zero:
+            self._end(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the last page."""
+        super().teardown(trainer, pl_module, stage)
         if stage == "fit" and self.document.started and trainer.is_global_zero:
             self._end(trainer)
-        super().teardown(trainer, pl_module, stage)
 
     def _end(self, trainer: Any) -> None:
-        """The page of a run that has ended, drawn here and now."""
+        """Page and figures of a run that has ended, drawn here and now, and the verdict in the terminal."""
         self._save(lambda: self._fill(trainer))
+        has_page = self.form == "html" and self._folder is not None
+        if has_page:
+            _harmless(lambda: hand_out(self.document, str(self._folder), trainer), "The figures of this run")
+        _harmless(lambda: print_summary(self.document, f"{self._folder}/{HTML}" if has_page else ""), "The verdict")
 
     def _save(self, fill: Callable[[], None] = lambda: None) -> None:
         """What fails costs the page alone."""
-        try:
+
+        def save() -> None:
             fill()
             self._write()
             if self.form == "html" and self._folder is not None:
                 self._stop_drawing()
                 self._draw_here()
-        except Exception as error:
-            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            record.log.warning(f"The report of this run could not be written to {self._folder} ({said}).")
+
+        _harmless(save, f"The report of this run in {self._folder}")
 
     def _write(self) -> None:
         self._written = time.perf_counter()
@@ -224,27 +230,11 @@ class ReportCard(Monitor):
 
     def _fill(self, trainer: Any) -> None:
         """Bring the document up to now."""
-        document = self.document
         logged, self._logged = self._logged, []
         self._add_logged(logged)
-        rules = [one for one in trainer.callbacks if isinstance(one, Rule)]
-        document.findings = [finding for rule in rules for finding in rule.findings]
-        document.rules = [
-            {"name": one.name, "kind": one.kind, "says": _first_line(one), "source": one.source} for one in rules
-        ]
-        document.exhibits = [exhibit for rule in rules for exhibit in _exhibits(rule)]
-        document.progress = {
-            "epoch": trainer.current_epoch,
-            "epochs": trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
-            "step": trainer.global_step,
-            "steps": trainer.max_steps if trainer.max_steps > 0 else None,
-        }
         module = trainer.lightning_module
-        document.cost |= self._meter.read(module.device if module is not None else trainer.strategy.root_device)
-        document.cost |= self._cadence.costs
-        document.score = score_of(document, trainer)
-        if self._folder is not None and "://" not in self._folder:
-            document.score = beside_previous(document, Path(self._folder))
+        device = module.device if module is not None else trainer.strategy.root_device
+        collect(self.document, trainer, self._folder, {**self._meter.read(device), **self._cadence.costs})
 
     def _draw_beside(self) -> None:
         """Draw the page in a process of its own, unless the last is still at it."""
@@ -280,15 +270,13 @@ class ReportCard(Monitor):
             self.document = Document.from_json(state_dict["document"])
 
 
-def _exhibits(rule: Rule) -> Sequence[Exhibit]:
-    found, why_not = attempt(rule.exhibits)
-    if why_not:
-        record.log.debug(f"{rule.name} shows nothing: {why_not}")
-    return found or ()
-
-
-def _first_line(rule: Rule) -> str:
-    return (type(rule).__doc__ or "").strip().partition("\n")[0]
+def _harmless(step: Callable[[], None], what: str) -> None:
+    """What fails in a report never fails the run."""
+    try:
+        step()
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        record.log.warning(f"{what} could not be made ({said}).")
 
 
 def _now() -> str:
