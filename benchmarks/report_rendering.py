@@ -4,9 +4,9 @@
     python benchmarks/report_rendering.py --record      also write it to benchmarks/RESULTS.md
 
 ``python -m lightning_rules.report FOLDER`` runs in a process of its own, as it does beside training, and so does a
-process that only starts: their difference is what drawing takes. Its peak memory is told by the system. The PNG files of
-the same figures, which are drawn once at the end of a run, are timed apart. There is no peer: neither Lightning nor
-fastai, Composer or timm draw such a page, and SageMaker Debugger draws its report on AWS.
+process that only starts: their difference is what drawing takes. The system tells its peak memory. The PNG files of the
+same figures, which are drawn once at the end of a run, are timed apart. There is no peer: neither Lightning nor fastai,
+Composer or timm draw such a page, and SageMaker Debugger draws its report on AWS.
 """
 
 import math
@@ -131,16 +131,16 @@ def report(rounds: int) -> str:
         taken = {who: [run(words) for _ in range(rounds)] for who, words in contestants.items()}
         pages = (folder / HTML).stat().st_size
         files = [pngs(folder) for _ in range(rounds)]
-    lines = [f"| {who} | {' | '.join(cells(one))} |" for who, one in taken.items()]
-    (began, _, idle), (ended, _, drawn) = (tuple(median(column) for column in zip(*one, strict=True)) for one in taken.values())  # fmt: skip
+    (began, _, idle), (ended, _, drawn) = map(medians, taken.values())
+    versions = origin("torch", "matplotlib", "jinja2")
     return "\n".join(
         [
-            f"{origin('torch', 'matplotlib', 'jinja2')}; {EPOCHS} epochs, {LAYERS} layers, {LIMITS}; medians of {rounds}.\n",
+            f"{versions}; {EPOCHS} epochs, {LAYERS} layers, {LIMITS}; medians of {rounds}.\n",
             "| process | seconds | CPU seconds | peak MB |",
             "| --- | ---: | ---: | ---: |",
-            *lines,
+            *(f"| {who} | {' | '.join(cells(one))} |" for who, one in taken.items()),
             f"\nDrawing alone takes {ended - began:.1f} s and {drawn - idle:.0f} MB; the page has {pages / 1e6:.2f} MB. "
-            f"{len(files[0])} PNG files of the same figures take {median(map(sum, files)):.1f} s more at the end of a run.",
+            f"{len(files[0])} PNG files of the same figures take {median(map(sum, files)):.1f} s more, once.",
         ]
     )
 
@@ -158,8 +158,12 @@ def pngs(folder: Path) -> list[float]:
     return seconds
 
 
+def medians(taken: Sequence[tuple[float, float, float]]) -> tuple[float, ...]:
+    return tuple(median(column) for column in zip(*taken, strict=True))
+
+
 def cells(taken: Sequence[tuple[float, float, float]]) -> list[str]:
-    wall, cpu, memory = (median(column) for column in zip(*taken, strict=True))
+    wall, cpu, memory = medians(taken)
     return [f"{wall:.1f}", f"{cpu:.1f}", f"{memory:.0f}"]
 
 

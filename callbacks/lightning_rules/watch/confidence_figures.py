@@ -80,6 +80,6 @@ def exhibit_of_risk(curve: RiskCoverage, point: tuple[float, float] | None) -> E
     marks = [] if point is None else [(point[0], f"answers {point[0]:.0%}, {point[1]:.1%} of them wrong")]
     content = Curves([surest], "coverage: share of examples that are answered", "risk: share of wrong answers",
                      marks=marks)  # fmt: skip
-    caption = "How often the network is wrong in what it answers, if it leaves the answers that it is least sure of to others."
+    caption = "How often it is wrong in what it answers, if it leaves the answers that it is least sure of to others."
     return Exhibit("risk_coverage", Section.CALIBRATION, "Risk against coverage", caption, content,
                    ["selective-prediction"])  # fmt: skip
