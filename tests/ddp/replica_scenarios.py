@@ -39,6 +39,15 @@ class Reset(Model):
         self.net[0].reset_parameters()
 
 
+class DrawnAnew(Model):
+    """Its weights are drawn anew in each epoch, alike on all ranks."""
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.current_epoch)
+        self.net[0].reset_parameters()
+        self.net[3].reset_parameters()
+
+
 class Alone(Model):
     """From step 20 on it steps on gradients that are not averaged."""
 
@@ -99,8 +108,12 @@ def alone() -> Any:
     return fit(Alone())
 
 
+def drawn_anew() -> Any:
+    return fit(DrawnAnew())
+
+
 def shared_batches() -> Any:
     return fit(Model(), shared=True)
 
 
-SCENARIOS = (healthy, reset, reset_raises, alone, shared_batches)
+SCENARIOS = (healthy, reset, reset_raises, alone, drawn_anew, shared_batches)

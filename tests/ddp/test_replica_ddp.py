@@ -47,6 +47,11 @@ def test_steps_without_synchronisation_are_dated(two: Any) -> None:
     assert 20 < two[0]["alone"]["evidence"]["replicas-differ"]["since_step"] <= 64, "the first look after step 20"
 
 
+def test_weights_that_are_drawn_anew_on_all_ranks_are_told_by_both(two: Any) -> None:
+    assert ["weights-overwritten", "warning"] in two[0]["drawn_anew"]["updates"]
+    assert {severity for _, severity, _ in two[0]["drawn_anew"]["said"]} == {"ok"}, "replicas are the same"
+
+
 def test_shared_batches(two: Any) -> None:
     said = {rule: severity for rule, severity, _ in two[0]["shared_batches"]["said"]}
     assert said == {"same-batch-on-ranks": "warning", "replicas-differ": "ok"}

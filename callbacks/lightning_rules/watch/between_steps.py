@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.watch.weight_steps import Watched
@@ -53,6 +54,19 @@ class Course:
     first: float | None = None
     openings: deque[Opening] = field(default_factory=lambda: deque(maxlen=8))
     left: deque[float] = field(default_factory=lambda: deque(maxlen=16))
+
+    def state(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        openings = [asdict(one) for one in self.openings]
+        return {"kind": self.kind, "first": self.first, "openings": openings, "left": list(self.left)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Course:
+        """The inverse of :meth:`state`."""
+        course = cls(state["kind"], state["first"])
+        course.openings.extend(Opening(**one) for one in state["openings"])
+        course.left.extend(state["left"])
+        return course
 
     def opens(self, opening: Opening) -> None:
         """An epoch has begun."""

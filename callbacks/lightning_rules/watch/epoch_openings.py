@@ -68,6 +68,14 @@ class Between:
     def _course(self, place: int, held: Mapping[int, Held]) -> Course:
         return self.courses.setdefault(place, Course(held[place].kind if place in held else "the optimiser"))
 
+    def state(self) -> dict[int, Any]:
+        """What was seen, as plain values, for a checkpoint."""
+        return {place: course.state() for place, course in self.courses.items()}
+
+    def restore(self, state: Mapping[int, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.courses = {place: Course.of(one) for place, one in state.items()}
+
     def forget(self) -> None:
         """Hold nothing of the run."""
         self.opening, self._marks, self._openings, self._left = set(), {}, [], []

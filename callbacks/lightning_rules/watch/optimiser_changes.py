@@ -41,6 +41,11 @@ class Held:
     since: float | None = None
     thawed: bool = False
 
+    def sampled(self, is_new: bool) -> None:
+        """A batch was sampled, with the optimiser as it was before or with a new one."""
+        self.samples += 1
+        self.replaced += is_new
+
     def freezes(self, lost: Sequence[str], trained: Sequence[str], share: float | None) -> None:
         """The optimiser trains other parameters than before.
 

@@ -160,11 +160,9 @@ class UpdateRatio(Monitor):
             self._hooks[place] = optimizer, handles
 
     def _remember_object(self, place: int, optimizer: Any) -> None:
-        held = self._held.get(place)
-        if held is None:
-            held = self._held[place] = Held(type(optimizer).__name__, remembers(optimizer), -1)
-        held.samples += 1
-        held.replaced += held.samples > 0 and self._objects[place]() is not optimizer
+        held = self._held.setdefault(place, Held(type(optimizer).__name__, remembers(optimizer)))
+        if place in self._objects:  # else it is the first sample, of the run or after a resume
+            held.sampled(is_new=self._objects[place]() is not optimizer)
         self._objects[place] = weakref.ref(optimizer)
 
     def _step_begins(self, place: int, module: Any, optimizer: Any, *arguments: Any) -> None:
@@ -247,10 +245,7 @@ class UpdateRatio(Monitor):
             for names, more in zip(still, found, strict=True):
                 names += more
         count = sum(len(watch.watched) for watch, *_ in moved)
-        idle = [
-            idle_of(kind, watch, zero, numbers(farthest), tally, self._fresh)
-            for kind, watch, zero, farthest, tally in tallies
-        ]
+        idle = [idle_of(kind, watch, zero, numbers(far), had, self._fresh) for kind, watch, zero, far, had in tallies]
         progress = Progress(self._batches, done, self._last_look, freezes_by_plan(self._trainer))
         return UpdatesSeen(
             list(self._paces.values()), self._planned, self._alive, self._dead, (*still, count),
@@ -287,12 +282,19 @@ class UpdateRatio(Monitor):
         self._between.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """Findings, and the pace of each optimiser."""
-        paces = {place: pace.state() for place, pace in self._paces.items()}
-        return {**super().state_dict(), "paces": paces, "alive": self._alive}
+        """Findings, and what was seen of each optimiser."""
+        return {
+            **super().state_dict(),
+            "paces": {place: pace.state() for place, pace in self._paces.items()},
+            "alive": self._alive,
+            "held": {place: vars(one).copy() for place, one in self._held.items()},
+            "between": self._between.state(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self._paces = {place: Pace.of(state) for place, state in state_dict["paces"].items()}
         self._alive = state_dict["alive"]
+        self._held = {place: Held(**known) for place, known in state_dict["held"].items()}
+        self._between.restore(state_dict["between"])
