@@ -139,7 +139,7 @@ def report(rounds: int) -> str:
             "| process | seconds | CPU seconds | peak MB |",
             "| --- | ---: | ---: | ---: |",
             *(f"| {who} | {' | '.join(cells(one))} |" for who, one in taken.items()),
-            f"\nDrawing alone takes {ended - began:.1f} s and {drawn - idle:.0f} MB; the page has {pages / 1e6:.2f} MB. "
+            f"\nDrawing alone takes {ended - began:.1f} s, {drawn - idle:.0f} MB; the page has {pages / 1e6:.2f} MB. "
             f"{len(files[0])} PNG files of the same figures take {median(map(sum, files)):.1f} s more, once.",
         ]
     )

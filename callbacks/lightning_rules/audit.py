@@ -42,11 +42,11 @@ class Audit(PreflightCheck):
     """
 
     parts: ClassVar[tuple[Part, ...]]
-    _shown: Sequence[Exhibit] = ()
+    _exhibits: Sequence[Exhibit] = ()
 
     def exhibits(self) -> Sequence[Exhibit]:
         """What the parts have to show."""
-        return self._shown
+        return self._exhibits
 
     @abstractmethod
     def read(self, view: View, deadline: Deadline) -> Any:
@@ -65,15 +65,15 @@ class Audit(PreflightCheck):
         """The findings of all parts; those that do not apply for the same reason are told together."""
         findings: list[Finding] = []
         refused: dict[str, list[str]] = defaultdict(list)
-        self._shown = []
+        shown: list[Exhibit] = []
         for part, measured in zip(self.parts, zip(*ranks, strict=True), strict=True):
             found, refusal = _judged(part, measured)
             findings += found
             if refusal:
                 refused[refusal] += part.names
             else:
-                numbers = [numbers for numbers, _ in measured]
-                self._shown += attempt(lambda part=part, numbers=numbers: list(part.show(numbers)))[0] or ()
+                shown += attempt(partial(_shown, part, measured))[0] or ()
+        self._exhibits = shown
         return [*findings, *self._told(refused)]
 
     def _told(self, refused: dict[str, list[str]]) -> Iterator[Finding]:
@@ -89,6 +89,10 @@ def aspects_of(parts: Iterable[Part]) -> tuple[str, ...]:
 def _in_time(part: Part, seen: Any, deadline: Deadline) -> Any:
     deadline.require(0.0, "this part")
     return part.measure(seen, deadline)
+
+
+def _shown(part: Part, measured: Sequence[tuple[Any, str]]) -> list[Exhibit]:
+    return list(part.show([numbers for numbers, _ in measured]))
 
 
 def _judged(part: Part, measured: Sequence[tuple[Any, str]]) -> tuple[list[Finding], str]:

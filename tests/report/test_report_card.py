@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_rules import BiasVariance, GradientHealth, ReportCard, Severity, WorstErrors
+from lightning_rules import BiasVariance, DataAudit, GradientHealth, ReportCard, Severity, WorstErrors
 from lightning_rules.report.document import JSON, Document
 
 
@@ -138,31 +134,6 @@ def test_a_run_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert len(found.metrics["val/loss"].steps) == 2
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {folder!r})
-import test_report_card as t
-import lightning_rules.report.report_card as card
-card.EVERY = 0.0
-class Kill(t.L.Callback):
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == 40:
-            os.kill(os.getpid(), signal.SIGKILL)
-t.fit(t.Model(), *t.rules(), Kill())
-"""
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_leaves_its_last_document() -> None:
-    command = [sys.executable, "-c", KILLED.format(folder=str(Path(__file__).parent))]
-    ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
-    found = Document.read(Path("logs/digits/version_0"))
-    assert found.is_unfinished
-    assert found.progress["step"] == 32, "as of the last look"
-    assert len(found.metrics["val/loss"].steps) == 1
-
-
 def test_the_test_that_follows() -> None:
     trainer = fit(Model(), *rules())
     trainer.test(dataloaders=loaders()[1], verbose=False)
@@ -174,11 +145,13 @@ def test_the_test_that_follows() -> None:
 
 
 def test_a_resumed_run_goes_on_with_its_series() -> None:
-    fit(Model(), *rules(), max_epochs=2)
+    first = [DataAudit(), *rules()]
+    fit(Model(), *first, max_epochs=2)
     (path,) = Path("kept").iterdir()
-    found = read(fit(Model(), *rules(), ckpt_path=str(path)))
+    found = read(fit(Model(), DataAudit(), *rules(), ckpt_path=str(path)))
     assert found.metrics["val/loss"].steps[-1] == 64
     assert found.metrics["val/loss"].steps[0] == 16
+    assert [one.name for one in found.exhibits].count("class_balance") == 1, "seen at the start of the first fit alone"
 
 
 @pytest.mark.parametrize("options", [{"form": "none"}, {"form": "json", "fast_dev_run": 2}])
@@ -199,7 +172,9 @@ def test_what_fails_costs_the_report_alone(monkeypatch: pytest.MonkeyPatch, capl
     logging.getLogger("lightning_rules").propagate = True
     trainer = fit(Model(), ReportCard("json"))
     assert trainer.state.finished
-    (said,) = [one.message for one in caplog.records if "report" in one.message and one.levelno == logging.WARNING]
+    (said,) = [
+        one.message for one in caplog.records if one.message.startswith("The report") and one.levelno == logging.WARNING
+    ]
     assert "No space left on device" in said
 
 

@@ -115,7 +115,7 @@ class LossAtInit(Rule):
         if seen is None:
             return []
         labels = ["this network", "the best constant answer", "a network that puts out zeros"]
-        values = [float(seen[name]) for name in ("loss", "prior_loss", "zero_output_loss")]
+        values = [float(seen[name] or 0.0) for name in ("loss", "prior_loss", "zero_output_loss")]
         caption = f"Of {seen['examples']:,.0f} examples. A fresh network knows no more than the best constant answer."
         content = Bars(labels, values, "loss before the first step")
         return [Exhibit("loss_at_init", Section.INITIALISATION, "Loss at the start", caption, content, [NAME])]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from lightning_rules.exhibit import Curve, Curves, Exhibit, Section
 from lightning_rules.report.document import Document

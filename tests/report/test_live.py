@@ -1,0 +1,95 @@
+"""The page while a run goes on, and of a run that was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+from test_report_card import Model, fit
+
+from lightning_rules import GradientHealth, ReportCard
+from lightning_rules.report import report_card
+from lightning_rules.report.document import HTML, Document
+
+AFTER = 20  # batches, when a look has been taken
+
+
+class Waits(L.Callback):
+    """Reads the page in the middle of the run, as a browser would, as soon as there is one."""
+
+    def __init__(self, then: Any = lambda: None) -> None:
+        self.pages: list[str] = []
+        self.then = then
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        path = Path(trainer.log_dir) / HTML
+        if trainer.global_step == AFTER:
+            until = time.monotonic() + 120
+            while not path.is_file() and time.monotonic() < until:
+                time.sleep(0.05)
+            self.then()
+        if path.is_file():
+            self.pages.append(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_card, "EVERY", 0.0)
+    reader = Waits()
+    trainer = fit(Model(), GradientHealth(), ReportCard(), reader)
+    assert reader.pages, "no page while the run went on"
+    assert all(page.startswith("<!doctype html>") and page.rstrip().endswith("</html>") for page in reader.pages)
+    assert "Unfinished" in reader.pages[0]
+    assert "step 16" in reader.pages[0]
+    page = (Path(str(trainer.log_dir)) / HTML).read_text(encoding="utf-8")
+    assert "Finished" in page
+    assert "Unfinished" not in page
+    left = [path.name for path in (Path(str(trainer.log_dir)) / "rules").iterdir() if path.name.startswith(".")]
+    assert not left
+
+
+def test_training_does_not_wait_for_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_card, "EVERY", 0.0)
+    started: list[Any] = []
+
+    class Slow(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(self)
+            super().__init__([sys.executable, "-c", "import time; time.sleep(600)"], **options)
+
+    monkeypatch.setattr(report_card.subprocess, "Popen", Slow)
+    began = time.monotonic()
+    fit(Model(), GradientHealth(), ReportCard())
+    assert time.monotonic() - began < 300
+    assert len(started) == 1, "one page at a time"
+    assert started[0].returncode == -signal.SIGTERM, "the last page is drawn in its place"
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import test_live as t
+t.report_card.EVERY = 0.0
+t.fit(t.Model(), t.GradientHealth(), t.ReportCard(), t.Waits(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_its_last_page() -> None:
+    command = [sys.executable, "-c", KILLED.format(folder=str(Path(__file__).parent))]
+    ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    folder = Path("logs/digits/version_0")
+    found = Document.read(folder)
+    assert found.is_unfinished
+    assert found.progress["step"] == 16, "as of the last look"
+    assert len(found.metrics["val/loss"].steps) == 1
+    page = (folder / HTML).read_text(encoding="utf-8")
+    assert "Unfinished" in page
+    assert "it goes on, or was killed" in page
