@@ -44,6 +44,9 @@ class SeesRankOne(Monitor):
 
     name, source, kind = "sees-rank-one", "a test (2026)", "check"
 
+    def readings(self) -> None:
+        """Nothing is on the device."""
+
     def take(self, readings: Any) -> int:
         return RANK
 

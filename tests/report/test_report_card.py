@@ -169,12 +169,12 @@ def test_what_fails_costs_the_report_alone(monkeypatch: pytest.MonkeyPatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lightning_rules.record.write_file", full)
-    logging.getLogger("lightning_rules").propagate = True
+    monkeypatch.setattr(logging.getLogger("lightning_rules"), "propagate", True)
     trainer = fit(Model(), ReportCard("json"))
     assert trainer.state.finished
-    (said,) = [
+    (said,) = {
         one.message for one in caplog.records if one.message.startswith("The report") and one.levelno == logging.WARNING
-    ]
+    }
     assert "No space left on device" in said
 
 

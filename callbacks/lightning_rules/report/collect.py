@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_rules import record
 from lightning_rules.exhibit import Exhibit, Picture
+from lightning_rules.monitor import Monitor
 from lightning_rules.report.document import Document
 from lightning_rules.report.held_against import beside_previous, score_of
 from lightning_rules.rule import Rule, attempt
@@ -38,6 +40,16 @@ def collect(document: Document, trainer: Any, folder: str | None, costs: Mapping
     document.score = score_of(document, trainer)
     if folder is not None and "://" not in folder:
         document.score = beside_previous(document, Path(folder))
+
+
+def to_keep(document: Document, trainer: Any) -> Document:
+    """What a checkpoint has to hold, so that a resumed run goes on with it: series, and what was seen before the start.
+
+    Monitors show theirs anew; findings are in the state of their rules.
+    """
+    before = [rule for rule in trainer.callbacks if isinstance(rule, Rule) and not isinstance(rule, Monitor)]
+    shown = _with_earlier([one for rule in before for one in _exhibits(rule)], document.exhibits)
+    return replace(document, exhibits=shown, findings=[], rules=[], record={})
 
 
 def _exhibits(rule: Rule) -> list[Exhibit]:

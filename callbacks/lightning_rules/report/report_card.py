@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_rules import record
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.monitor import Monitor, View
-from lightning_rules.report.collect import collect
+from lightning_rules.report.collect import collect, to_keep
 from lightning_rules.report.cost import Meter
 from lightning_rules.report.document import FINISHED, HTML, JSON, Document
 from lightning_rules.report.hand_out import hand_out
@@ -202,6 +202,10 @@ class ReportCard(Monitor):
         if stage == "fit" and self.document.started and trainer.is_global_zero:
             self._end(trainer)
 
+    def _release(self) -> None:
+        super()._release()
+        self._trainer = None
+
     def _end(self, trainer: Any) -> None:
         """Page and figures of a run that has ended, drawn here and now, and the verdict in the terminal."""
         self._save(lambda: self._fill(trainer))
@@ -260,8 +264,9 @@ class ReportCard(Monitor):
         record.write_file(page_of(self.document, Path(str(self._folder))), f"{self._folder}/{HTML}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Findings, cadence, and the series."""
-        return {**super().state_dict(), "document": self.document.to_json()}
+        """Findings, cadence, the series, and what was seen before the first step."""
+        kept = self.document if self._trainer is None else to_keep(self.document, self._trainer)
+        return {**super().state_dict(), "document": kept.to_json()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
