@@ -197,7 +197,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
             file.write('{"half')
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         write_findings([Finding("says", Severity.OK, "New.")], str(path))
     monkeypatch.undo()
@@ -245,6 +245,19 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
     print_findings([Finding("says", Severity.ERROR, "Loud.")])
     assert "Loud." in capsys.readouterr().out
+
+
+def test_a_brief_table_counts_what_asks_nothing_of_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [
+        Finding("holds", Severity.OK, "Fine."),
+        Finding("told", Severity.INFO, "For the eye."),
+        Finding("asks", Severity.INFO, "Few examples.", "Get more."),
+        Finding("alarms", Severity.WARNING, "Too fast."),
+    ]
+    print_findings(findings, brief=True)
+    printed = capsys.readouterr().out
+    assert [name for name in ("holds", "told", "asks", "alarms") if name in printed] == ["asks", "alarms"]
+    assert "1 warning, 2 info, 1 ok" in printed
 
 
 def test_worst_first_keeps_the_order_of_equals() -> None:

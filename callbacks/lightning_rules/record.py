@@ -126,8 +126,13 @@ def read_findings(path: Path) -> list[Finding]:
     return findings
 
 
-def findings_table(findings: Iterable[Finding]) -> Table:
-    """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption."""
+def findings_table(findings: Iterable[Finding], brief: bool = False) -> Table:
+    """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption.
+
+    Args:
+        findings: All there are.
+        brief: Show those alone that ask something of a person: alarms, and information with advice.
+    """
     findings = worst_first(findings)
     counts = Counter(finding.severity for finding in findings)
     caption = ", ".join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
@@ -142,6 +147,8 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     table.add_column("rule", no_wrap=True)
     table.add_column("what was seen, and what to do", overflow="fold")
     for finding in findings:
+        if brief and not finding.advice and finding.severity < Severity.WARNING:
+            continue
         style = STYLES[finding.severity]
         # Text, not str: messages may hold names of classes and files, whose brackets are not markup.
         said = Text(finding.message)
@@ -151,16 +158,21 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
-def print_findings(findings: Iterable[Finding], folder: str | None = None) -> None:
+def print_findings(findings: Iterable[Finding], folder: str | None = None, brief: bool = False) -> None:
     """Print the table to standard output, and below it where the same findings are stored.
 
     Silent when the program has set the logger ``lightning_rules`` to more than warnings.
+
+    Args:
+        findings: All there are.
+        folder: Of the run, whose file holds them; None without.
+        brief: Show those alone that ask something of a person, and count the others: a page tells them all.
     """
     findings = list(findings)
     if not findings or not log.isEnabledFor(logging.WARNING):
         return
     console = Console()
-    console.print(findings_table(findings))
+    console.print(findings_table(findings, brief))
     if folder is not None:
         path = f"{folder}/{FILE}"
         shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path

@@ -166,7 +166,8 @@ class Rule(Callback, ABC):
     def _print(self, trainer: Any) -> None:
         first = next((callback for callback in trainer.callbacks if isinstance(callback, Rule)), None)
         if first is self and trainer.is_global_zero:
-            record.print_findings(_findings_of(trainer), self._folder)
+            brief = any(getattr(callback, "tells_all", False) for callback in trainer.callbacks)
+            record.print_findings(_findings_of(trainer), self._folder, brief)
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, so that a resumed run still tells what was seen before."""

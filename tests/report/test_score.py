@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom
 
+from lightning_rules.report import cost
 from lightning_rules.report.score import Score, best_of, differ, interval, main_metric, mode_of
 from lightning_rules.report.series import POINTS, Series, smoothed
 
@@ -96,3 +102,32 @@ def test_smoothing_does_not_lag_behind() -> None:
     assert late[40] == pytest.approx(0.0)
     assert late[49] + late[50] == pytest.approx(1.0), "the jump stays where it is"
     assert late[60] == pytest.approx(1.0)
+
+
+def test_energy_is_told_where_the_machine_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "energy_uj"
+    monkeypatch.setattr(cost, "ENERGY", file)
+    cpu = torch.device("cpu")
+    assert "joules" not in cost.Meter(cpu).read(), "no such file"
+    file.write_text("3000000\n")
+    meter = cost.Meter(cpu)
+    file.write_text("5500000\n")
+    assert meter.read()["joules"] == pytest.approx(2.5)
+    file.write_text("100\n")
+    assert "joules" not in meter.read(), "the counter has begun anew"
+
+
+def test_the_energy_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's library is stood in for: there is no card here."""
+    asked = []
+    driver = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda name: asked.append(name) or "handle",
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 7250,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="12-34"))
+    assert cost.energy_of(torch.device("cuda:1")) == pytest.approx(7.25)
+    assert asked == ["GPU-12-34"]
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert cost.energy_of(torch.device("cuda:1")) is None

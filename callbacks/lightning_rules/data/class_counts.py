@@ -146,7 +146,7 @@ def show(ranks: Sequence[Counts]) -> Iterator[Exhibit]:
     content = Bars(
         [name_of(counts.names, label) if role == splits[0][0] else "" for label, role, _ in bars],
         [100 * known.get(label, 0) / sum(known.values()) for label, _, known in bars],
-        "share of the labels that were read (%)",
+        "share of the split (%)",
         [role for _, role, _ in bars],
     )
     read = " and ".join(f"{sum(known.values()):,} {role}" for role, known in splits)

@@ -12,6 +12,7 @@ from lightning_rules.exhibit import Exhibit, Picture
 from lightning_rules.monitor import Monitor
 from lightning_rules.report.document import Document
 from lightning_rules.report.held_against import beside_previous, score_of
+from lightning_rules.reproduce import run_files
 from lightning_rules.rule import Rule, attempt
 
 
@@ -37,9 +38,17 @@ def collect(document: Document, trainer: Any, folder: str | None, costs: Mapping
         "steps": trainer.max_steps if trainer.max_steps > 0 else None,
     }
     document.cost |= costs
+    document.record |= best_checkpoint(trainer)
     document.score = score_of(document, trainer)
     if folder is not None and "://" not in folder:
         document.score = beside_previous(document, Path(folder))
+
+
+def best_checkpoint(trainer: Any) -> dict[str, str]:
+    """The path of the best checkpoint that was kept, and its tag, where it has one."""
+    path = str(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
+    known = run_files.read_record(path) if path else None
+    return {name: value for name, value in (("checkpoint", path), ("tag", (known or {}).get("tag"))) if value}
 
 
 def to_keep(document: Document, trainer: Any) -> Document:

@@ -36,9 +36,11 @@ class Document:
         series: What the rules measured while it trained, and learning rates, by name: ``"gradient_norm/total"``.
         exhibits: What the rules show.
         tested: Metrics of the test that followed; empty without.
-        cost: ``seconds_per_step``, ``seconds_per_watched_step``, ``rules_seconds``, ``seconds``, ``peak_bytes``,
-            ``device_peak_bytes``, ``joules``; what is not known is missing.
-        record: What brings the run back: ``command``, ``config``, ``seed``, ``versions``, ``code``, ``data``.
+        cost: ``seconds`` of the run, ``batch_seconds`` of a batch, ``sampled_batch_seconds`` of one that the monitors
+            look at, ``monitor_seconds`` of all they did, ``peak_bytes`` of the process, ``device_peak_bytes`` of its
+            graphics card, ``joules``; what is not known is missing.
+        record: What brings the run back: ``command``, ``config``, ``seed``, ``versions``, ``code``, ``data``,
+            ``checkpoint`` (the best) and its ``tag``.
     """
 
     run: str = ""

@@ -247,8 +247,9 @@ def _of_bars(content: Bars) -> Any:
     values = finite(content.values[:both])
     left = min(2.2, 0.2 + max([0.2, *(width_of(label) for label in labels)]))
     roles: list[Role] = [*content.roles[:both], *["other"] * (both - len(content.roles))]  # type: ignore[list-item]
-    above = 0.1 + ROW * (len(set(roles)) > 1)
-    figure = new_figure(0.65 + above + 0.2 * max(2, both))
+    grouped = len(set(roles)) > 1 and not all(labels)  # else the names tell
+    above = 0.1 + ROW * grouped
+    figure = new_figure(0.65 + above + (0.2 if both <= 12 else 0.15) * max(2, both))
     axes = new_axes(figure, left, 0.45, 0.65, above)
     colors = [ROLES.get(role, INK) if role != "other" else OTHERS[2] for role in roles]
     lengths = [0.0 if math.isnan(value) else value for value in values]
@@ -260,7 +261,7 @@ def _of_bars(content: Bars) -> Any:
     axes.axvline(0, color=INK, linewidth=THIN)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    if len(set(roles)) > 1:
+    if grouped:
         handles = dict(zip(roles, bars, strict=True))
         figure.legend(handles.values(), handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=SMALL,
                       bbox_to_anchor=(0, 1), borderaxespad=0.2)  # fmt: skip

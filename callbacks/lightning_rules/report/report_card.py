@@ -84,11 +84,16 @@ class ReportCard(Monitor):
             raise ValueError(f"Expected `form` to be 'html', 'json' or 'none', but got {form!r}.")
         self.form = form
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether there is a page with all findings, so that the terminal can be brief."""
+        return self.form == "html" and self._folder is not None
+
     def _forget(self) -> None:
         super()._forget()
         self.document = Document()
         self._trainer: Any = None
-        self._meter = Meter()
+        self._meter: Meter | None = None
         self._written = time.perf_counter()
         self._drawing: subprocess.Popen[bytes] | None = None
         self._logged: list[tuple[int, dict[str, Any]]] = []  # still on their device
@@ -96,7 +101,7 @@ class ReportCard(Monitor):
     def start(self, view: View) -> None:
         """Note what brings the run back."""
         trainer = self._trainer = view.trainer
-        self._meter, self._written = Meter(), time.perf_counter()
+        self._meter, self._written = Meter(view.module.device), time.perf_counter()
         self.document.started = self.document.started or _now()
         if trainer.is_global_zero:
             self._note_record(trainer, view.module)
@@ -104,7 +109,7 @@ class ReportCard(Monitor):
     def _note_record(self, trainer: Any, module: Any) -> None:
         known = next((one.run_record for one in trainer.callbacks if getattr(one, "run_record", None)), None)
         found, why_not = attempt(lambda: known or describe_run(trainer, module, snapshot=False))
-        self.document.record = found or {"why_not": why_not}
+        self.document.record = {**found} if found else {"why_not": why_not}
         self.document.run = str(self.document.record.get("run", ""))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -209,10 +214,10 @@ class ReportCard(Monitor):
     def _end(self, trainer: Any) -> None:
         """Page and figures of a run that has ended, drawn here and now, and the verdict in the terminal."""
         self._save(lambda: self._fill(trainer))
-        has_page = self.form == "html" and self._folder is not None
-        if has_page:
+        if self.tells_all:
             _harmless(lambda: hand_out(self.document, str(self._folder), trainer), "The figures of this run")
-        _harmless(lambda: print_summary(self.document, f"{self._folder}/{HTML}" if has_page else ""), "The verdict")
+        page = f"{self._folder}/{HTML}" if self.tells_all else ""
+        _harmless(lambda: print_summary(self.document, page), "The verdict")
 
     def _save(self, fill: Callable[[], None] = lambda: None) -> None:
         """What fails costs the page alone."""
@@ -220,7 +225,7 @@ class ReportCard(Monitor):
         def save() -> None:
             fill()
             self._write()
-            if self.form == "html" and self._folder is not None:
+            if self.tells_all:
                 self._stop_drawing()
                 self._draw_here()
 
@@ -236,9 +241,8 @@ class ReportCard(Monitor):
         """Bring the document up to now."""
         logged, self._logged = self._logged, []
         self._add_logged(logged)
-        module = trainer.lightning_module
-        device = module.device if module is not None else trainer.strategy.root_device
-        collect(self.document, trainer, self._folder, {**self._meter.read(device), **self._cadence.costs})
+        spent = {} if self._meter is None else self._meter.read()
+        collect(self.document, trainer, self._folder, {**spent, **self._cadence.costs})
 
     def _draw_beside(self) -> None:
         """Draw the page in a process of its own, unless the last is still at it."""
