@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import GradientHealth, ReportCard
 from lightning_rules.report import report_card
-from lightning_rules.report.document import HTML, Document
+from lightning_rules.report.document import HTML, JSON, Document
+from lightning_rules.report.page import page_of
 
 AFTER = 20  # batches, when a look has been taken
 
@@ -81,6 +83,34 @@ def test_the_page_of_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Unfinished" not in page
     left = [path.name for path in (Path(str(trainer.log_dir)) / "rules").iterdir() if path.name.startswith(".")]
     assert not left
+
+
+def test_the_page_is_drawn_without_torch(documents: dict[str, Document], tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / JSON).write_text(documents["healthy"].to_json(), encoding="utf-8")
+    command = [sys.executable, "-P", "-X", "importtime", str(report_card.DRAW), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
+    assert "matplotlib" in imported
+    assert not imported & {"torch", "lightning", "torchmetrics", "pandas", "sklearn"}
+    assert (tmp_path / HTML).read_text(encoding="utf-8") == page_of(documents["healthy"], tmp_path)
+
+
+def test_pages_come_the_more_seldom_the_longer_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(report_card.time, "perf_counter", lambda: now[0])
+    card = ReportCard()
+    card._forget()
+    pages = []
+    for now[0] in range(36_000):
+        if card._is_due():
+            card._written = now[0]
+            pages.append(now[0])
+    gaps = [late - early for early, late in itertools.pairwise(pages)]
+    assert pages[0] == 31
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 301
+    assert len(pages) < 200
 
 
 def test_training_does_not_wait_for_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

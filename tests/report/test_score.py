@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.signal import savgol_filter
 from scipy.stats import binom
 
 from lightning_rules.report import cost
@@ -102,6 +103,13 @@ def test_smoothing_does_not_lag_behind() -> None:
     assert late[40] == pytest.approx(0.0)
     assert late[49] + late[50] == pytest.approx(1.0), "the jump stays where it is"
     assert late[60] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("count", "width"), [(3, 4), (5, 4), (24, 7), (100, 9), (100, 100), (30, 2)])
+def test_smoothing_is_that_of_scipy(count: int, width: int) -> None:
+    values = np.random.default_rng(count).normal(size=count).tolist()
+    odd = min(width, count) // 2 * 2 - 1
+    assert smoothed(values, width) == pytest.approx(list(savgol_filter(values, odd, 1)) if odd >= 3 else values)
 
 
 def test_energy_is_told_where_the_machine_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

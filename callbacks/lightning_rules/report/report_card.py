@@ -25,7 +25,9 @@ from lightning_rules.reproduce.run_record import describe_run
 from lightning_rules.rule import attempt
 
 NAME = "report-card"
-EVERY = 30.0  # seconds between two pages of a run that goes on
+EVERY = 30.0  # seconds between two pages of a run that goes on, in its first ten minutes;
+SHARE, LONGEST = 0.05, 300.0  # then this part of the time that has passed, at most so many seconds
+DRAW = Path(__file__).with_name("draw_alone.py")
 METRICS = 64  # that are followed
 
 
@@ -94,14 +96,15 @@ class ReportCard(Monitor):
         self.document = Document()
         self._trainer: Any = None
         self._meter: Meter | None = None
-        self._written = time.perf_counter()
+        self._began = self._written = time.perf_counter()
         self._drawing: subprocess.Popen[bytes] | None = None
         self._logged: list[tuple[int, dict[str, Any]]] = []  # still on their device
 
     def start(self, view: View) -> None:
         """Note what brings the run back."""
         trainer = self._trainer = view.trainer
-        self._meter, self._written = Meter(view.module.device), time.perf_counter()
+        self._meter = Meter(view.module.device)
+        self._began = self._written = time.perf_counter()
         self.document.started = self.document.started or _now()
         if trainer.is_global_zero:
             self._note_record(trainer, view.module)
@@ -174,10 +177,15 @@ class ReportCard(Monitor):
             if isinstance(rule, Monitor) and rule is not self:
                 for name, value in rule.scalars().items():
                     self.document.series.setdefault(name, Series()).add(trainer.global_step, float(value))
-        if not last and time.perf_counter() - self._written > EVERY:
+        if not last and self._is_due():
             self._fill(trainer)
             self._write()
             self._draw_beside()
+
+    def _is_due(self) -> bool:
+        """Pages come the more seldom the longer a run has gone on."""
+        now = time.perf_counter()
+        return now - self._written > min(LONGEST, max(EVERY, SHARE * (now - self._began)))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Look for the last time."""
@@ -249,7 +257,7 @@ class ReportCard(Monitor):
         local = self._folder is not None and "://" not in self._folder
         if self.form != "html" or not local or (self._drawing is not None and self._drawing.poll() is None):
             return
-        command = [sys.executable, "-m", "lightning_rules.report", str(self._folder)]
+        command = [sys.executable, "-P", str(DRAW), str(self._folder)]
         quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
             self._drawing = subprocess.Popen(command, start_new_session=True, **quiet)

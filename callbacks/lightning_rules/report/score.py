@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import binomtest
-
 SHARES = ("accuracy", "acc", "recall", "precision", "top1", "top5")  # of examples, when their mean is taken
 BEST_IS_HIGH = (*SHARES, "f1", "auroc", "auc", "r2", "iou", "dice", "map", "correlation", "score")
 LEAST = ("loss", "error", "mse", "mae", "rmse", "perplexity", "nll", "brier")
@@ -90,6 +88,8 @@ def interval(share: float, examples: int) -> tuple[float, float]:
 
     Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
+    from scipy.stats import binomtest  # takes longer to import than to draw a page
+
     right = min(examples, max(0, round(share * examples)))
     found = binomtest(right, examples).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)

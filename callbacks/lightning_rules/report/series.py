@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 POINTS = 256  # of a series; then every second one is left out
 
 
@@ -38,11 +40,17 @@ class Series:
 def smoothed(values: list[float], width: int) -> list[float]:
     """Averages over as many neighbours; unlike running averages, they do not lag behind (Savitzky and Golay, 1964).
 
+    At both ends stands the line through the outermost neighbours. The same as ``scipy.signal.savgol_filter`` of order
+    1, whose import takes longer than to draw a page.
+
     Args:
         values: Finite.
         width: Of neighbours; at most as many as there are values.
     """
-    from scipy.signal import savgol_filter
-
     odd = min(width, len(values)) // 2 * 2 - 1
-    return [float(value) for value in savgol_filter(values, odd, 1)] if odd >= 3 else list(values)
+    if odd < 3:
+        return list(values)
+    half, places = odd // 2, np.arange(odd)
+    ends = [np.polyval(np.polyfit(places, part, 1), places) for part in (values[:odd], values[-odd:])]
+    middle = np.convolve(values, np.full(odd, 1 / odd), "valid")
+    return [float(value) for value in (*ends[0][:half], *middle, *ends[1][-half:])]
