@@ -172,10 +172,9 @@ def _draw_legend(axes: Any, panels: Sequence[Curves], height: float) -> None:
         for place, curve in enumerate(panel.curves)
         if curve.label and not curve.faint
     }
-    x = WIDTH - 0.1
-    for label, (color, dashes) in reversed(list(looks.items())[:3] if len(looks) > 1 else []):
-        words = fitted(label, 0.6)
-        axes.text(x, height - 0.16, words, ha="right", fontsize=SMALL)
-        x -= width_of(words) + 0.3
+    named = [(fitted(label, 0.6), look) for label, look in looks.items()][:3] if len(looks) > 1 else []
+    x = WIDTH - sum(0.45 + width_of(words) for words, _ in named)
+    for words, (color, dashes) in named:
         axes.plot([x, x + 0.22], [height - 0.12] * 2, color=color, linestyle=dashes)
-        x -= 0.15
+        axes.text(x + 0.28, height - 0.16, words, fontsize=SMALL)
+        x += 0.45 + width_of(words)
