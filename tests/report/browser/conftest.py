@@ -4,6 +4,7 @@ On a Debian as root: ``apt-get install chromium``; the rest comes with the extra
 LIGHTNING_RULES_BROWSER=required, as ``.ci/run`` does, a missing browser is a failure and no reason to skip.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -44,9 +45,9 @@ class Visit:
     requests: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def probe(self, name: str, *values: object) -> Any:
+    def probe(self, name: str) -> Any:
         """What a function of probes.js finds."""
-        return self.page.evaluate(f"probes.{name}(...{json.dumps(values)})")
+        return self.page.evaluate(f"probes.{name}()")
 
     def unfold(self) -> None:
         self.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
@@ -65,10 +66,11 @@ def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         _missing("There is no Chromium: install it with `apt-get install --no-install-recommends chromium`.")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _missing("Playwright is missing: install it with `pip install playwright axe-playwright-python pypdf`.")
+    packages = {"playwright": "playwright", "axe_playwright_python": "axe-playwright-python", "pypdf": "pypdf"}
+    if absent := [package for module, package in packages.items() if importlib.util.find_spec(module) is None]:
+        _missing(f"A package is missing: install it with `pip install {' '.join(absent)}`.")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield started

@@ -28,14 +28,14 @@ def test_axe_finds_nothing_to_object_to(visit: Callable, kind: str, scheme: str)
     assert [one for one in unsure if not re.match('color-contrast: <(text|span .*aria-hidden="true")', one)] == []
 
 
-@pytest.mark.parametrize("width", [320, 400, 800, 1400])
-@pytest.mark.parametrize("kind", ["healthy", "sick", "bare", "hostile"])
+@pytest.mark.parametrize("width", [320, 400, 1400])
+@pytest.mark.parametrize("kind", ["healthy", "sick", "hostile"])
 def test_nothing_sticks_out_and_no_words_cover_others(visit: Callable, kind: str, width: int) -> None:
     seen = visit(kind, width, "dark" if width == 400 else "light")
     seen.unfold()
     assert seen.probe("sticking") == []
     assert seen.probe("covered") == []
-    if width >= 400 and kind != "bare":
+    if width >= 400:
         sizes = {word["text"]: round(word["size"], 1) for word in seen.probe("words")}
         assert {text: size for text, size in sizes.items() if size < LEAST} == {}
 
@@ -53,10 +53,10 @@ def test_words_and_lines_of_drawings_stand_out_from_what_is_behind_them(
     assert len(lines) > 20
     seen.probe("hideWords")
     ground = Image.open(io.BytesIO(seen.page.screenshot(full_page=True))).convert("RGB")
-    ratios = {word["text"]: _contrast(_seen(word, behind), behind) for word in words for behind in [_behind(ground, word)]}
-    assert {text: ratio for text, ratio in ratios.items() if ratio < 4.5} == {}
+    ratios = [(word["text"], _contrast(_seen(word, behind := _behind(ground, word)), behind)) for word in words]
+    assert [one for one in ratios if one[1] < 4.5] == []
     card = _numbers(seen.page.evaluate("getComputedStyle(document.querySelector('.exhibit')).backgroundColor"))
-    assert {line: _contrast(_numbers(line), card) for line in lines if _contrast(_numbers(line), card) < 3} == {}
+    assert [line for line in lines if _contrast(_numbers(line), card) < 3] == []
 
 
 def _behind(ground: Any, word: dict[str, Any]) -> Sequence[float]:

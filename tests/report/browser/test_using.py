@@ -10,6 +10,7 @@ import pytest
 from lightning_rules.report.document import Document
 from lightning_rules.report.verdict import verdict_of
 
+A4 = 718  # pixels, between margins of a centimetre
 COPIED = "navigator.clipboard.readText()"
 
 
@@ -87,6 +88,14 @@ def test_paper_is_white_and_nothing_is_folded_on_it(visit: Callable) -> None:
     assert seen.page.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == "rgb(0, 0, 0)"
     assert not seen.page.locator("nav").is_visible()
     assert not seen.page.get_by_role("button").first.is_visible()
+
+
+@pytest.mark.parametrize("kind", ["healthy", "sick"])
+def test_nothing_is_cut_off_on_paper(visit: Callable, kind: str) -> None:
+    seen = visit(kind, A4)
+    seen.page.emulate_media(media="print")
+    assert seen.probe("sticking") == []
+    assert seen.probe("covered") == []
 
 
 @pytest.mark.parametrize("scripts", [True, False])
