@@ -22,6 +22,7 @@ PROBES = Path(__file__).with_name("probes.js")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 HEIGHT = 900  # pixels of the window
+PATIENCE = 120  # seconds, on a machine that is busy with other tests
 # What each text of a user becomes. It would be seen in the list of requests, in a dialog, or in the window's `taken`.
 MARKUP = (
     "<img src=x onerror=\"window.taken=1;fetch('http://taken.invalid/a')\"></script><script>window.taken=2;alert(1)"
@@ -116,6 +117,7 @@ def visit(browser: Any, files: Mapping[str, Path]) -> Iterator[Callable[..., Vis
     def opened(name: str, width: int = 1400, scheme: str = "light", **options: Any) -> Visit:
         context = browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, **options)
         contexts.append(context)
+        context.set_default_timeout(1000 * PATIENCE)
         context.add_init_script(path=PROBES)
         made = Visit(context.new_page())
         context.on("request", lambda request: made.requests.append(request.url))
