@@ -98,10 +98,11 @@ def markup() -> str:
 def files(
     documents: Mapping[str, Document], run_picture: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Pages of runs as files; in the one called hostile, all names and texts hold markup."""
+    """Pages of runs as files; in the one called hostile, all names and texts hold markup and are long."""
     folder = tmp_path_factory.mktemp("pages")
     run_picture(folder)
     hostile = Document.from_json(json.dumps(marked(json.loads(documents["sick"].to_json()))))
+    hostile.record["config"] *= 5  # so that it scrolls
     made = {}
     for name, document in {**documents, "hostile": hostile}.items():
         made[name] = folder / f"{name}.html"
