@@ -223,7 +223,7 @@ def healthy() -> Document:
 
 def sick() -> Document:
     document = healthy()
-    document.run = "digits/version_7"
+    document.run, document.progress = "digits/version_7", {"epoch": 3, "epochs": 12, "step": 131, "steps": None}
     document.state = "failed: ValueError: loss is not finite at step 131"
     document.findings += [
         Finding(

@@ -143,6 +143,14 @@ def test_names_lose_what_they_begin_with_alike() -> None:
     assert {"total", "encoder.layers.3"} & {one.text for one in root.iter("text")} == {"total", "encoder.layers.3"}
 
 
+def test_names_too_long_for_a_panel_stay_apart() -> None:
+    names = ["backbone.fc", *(f"backbone.layer{stage}.0.downsample.1" for stage in range(1, 8))]
+    root = ElementTree.fromstring(svg_of(Panels(names, [curves([1.0, 2.0])] * 8), "f", "x"))
+    titles = [one.text or "" for one in root.iter("text") if "layer" in (one.text or "")]
+    assert [title[:8] for title in titles] == [f"layer{stage}.0" for stage in range(1, 8)]
+    assert all("…" in title for title in titles)
+
+
 def test_score_beside_what_it_is_held_against() -> None:
     words = score_svg(Score("val/accuracy", "max", 0.98, 10, 359, 0.96, 0.99, 0.1, 0.995, 0.97), "x")
     assert all(one in words for one in ("98.0%", "99.5%", "97.0%", "10.0%, off the scale"))

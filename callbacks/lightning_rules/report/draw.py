@@ -41,6 +41,7 @@ BARS = 30
 FEW_POINTS = 24  # are marked one by one
 LABELLED = 4  # curves whose names stand at their ends, if these are apart
 SHORT = 14  # letters of a name that may stand there
+GREY = (INK, 0.5)  # of bars that belong to no split: half of the ink
 ROW = 0.17  # inches, of a line of words
 NAME = 2.4  # inches, of a name in a legend
 
@@ -251,7 +252,7 @@ def _of_bars(content: Bars) -> Any:
     above = 0.1 + ROW * grouped
     figure = new_figure(0.65 + above + (0.2 if both <= 12 else 0.15) * max(2, both))
     axes = new_axes(figure, left, 0.45, 0.65, above)
-    colors = [ROLES.get(role, INK) if role != "other" else OTHERS[2] for role in roles]
+    colors = [ROLES[role] if role in ROLES and role != "other" else GREY for role in roles]
     lengths = [0.0 if math.isnan(value) else value for value in values]
     bars = axes.barh(range(both), lengths, color=colors, height=0.68, zorder=2)
     axes.bar_label(bars, [number(value) for value in values], padding=3, fontsize=SMALL)

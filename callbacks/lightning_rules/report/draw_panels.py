@@ -23,6 +23,7 @@ from lightning_rules.report.style import (
     new_figure,
     number,
     power_of_ten,
+    shortened,
     width_of,
 )
 
@@ -111,7 +112,18 @@ def _titles(titles: Sequence[str], wide: float) -> list[str]:
         if len(first) != 1 or sum("." in title for title in titles) < 2:
             break
         titles = [title.partition(".")[2] or title for title in titles]
-    return [fitted(title, wide) for title in titles]
+    return [fitted(_abbreviated(title, wide), wide) for title in titles]
+
+
+def _abbreviated(title: str, wide: float) -> str:
+    """A name with dots, its longest words cut off, but none that holds a number: that tells it from others."""
+    parts = shortened(title, 60).split(".")
+    while len(parts) > 1 and width_of(".".join(parts)) > wide:
+        longest = max((part for part in parts if not any(map(str.isdigit, part))), key=len, default="")
+        if len(longest) < 5:
+            break
+        parts[parts.index(longest)] = longest[:-2] + "…"
+    return ".".join(parts)
 
 
 def _scale(panels: Sequence[Curves], which: str, is_log: bool) -> _Scale:
@@ -172,10 +184,9 @@ def _draw_legend(axes: Any, panels: Sequence[Curves], height: float) -> None:
         for place, curve in enumerate(panel.curves)
         if curve.label and not curve.faint
     }
-    x = WIDTH - 0.1
-    for label, (color, dashes) in reversed(list(looks.items())[:3] if len(looks) > 1 else []):
-        words = fitted(label, 0.6)
-        axes.text(x, height - 0.16, words, ha="right", fontsize=SMALL)
-        x -= width_of(words) + 0.3
+    named = [(fitted(label, 0.6), look) for label, look in looks.items()][:3] if len(looks) > 1 else []
+    x = WIDTH - sum(0.45 + width_of(words) for words, _ in named)
+    for words, (color, dashes) in named:
         axes.plot([x, x + 0.22], [height - 0.12] * 2, color=color, linestyle=dashes)
-        x -= 0.15
+        axes.text(x + 0.28, height - 0.16, words, fontsize=SMALL)
+        x += 0.45 + width_of(words)

@@ -7,14 +7,18 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK, ROLES
+from lightning_rules.report.style import INK, OTHERS, ROLES
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 DECIMALS = re.compile(r"-?\d+\.\d+")
 FONT = re.compile(r"font(-family)?:[^;]*;?\s*")
 FONT_SIZE = re.compile(r"(\d+(?:\.\d+)?)px")
-COLOURS = {INK: "currentColor", **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")}}
+COLOURS = {
+    INK: "currentColor",
+    **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")},
+    **{colour: f"var(--other-{place})" for place, colour in enumerate(OTHERS[1:], 1)},
+}
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 
 
@@ -22,7 +26,7 @@ def inline(figure: Any, name: str, label: str) -> str:
     """The figure as an ``<svg>`` element of HTML.
 
     Words are words, so that they can be read aloud, searched and copied. Ink has the colour of the text around it, and
-    the colours of training, validation and test are those of the page, which are lighter in a dark one.
+    all other colours are those of the page, which are lighter in a dark one.
 
     Args:
         figure: Drawn inside :func:`~lightning_rules.report.style.style`, which has to be active still.
