@@ -7,7 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK, ROLES
+from lightning_rules.report.style import INK, ROLES, RUNS
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -15,6 +15,7 @@ DECIMALS = re.compile(r"-?\d+\.\d+")
 FONT = re.compile(r"font(-family)?:[^;]*;?\s*")
 FONT_SIZE = re.compile(r"(\d+(?:\.\d+)?)px")
 COLOURS = {INK: "currentColor", **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")}}
+COLOURS |= {colour: f"var(--run-{place})" for place, colour in enumerate(RUNS) if place}
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 
 
