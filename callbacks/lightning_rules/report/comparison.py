@@ -92,6 +92,13 @@ class Comparison:
     groups: tuple[Group, ...]
     is_folds: bool = False
 
+    def best(self, most: int) -> Comparison:
+        """The best of the runs, so many at most, for tables; configurations stay those of all runs."""
+        if len(self.runs) <= most:
+            return self
+        rows = [tuple(Row(one.name, one.values[:most]) for one in kind) for kind in (self.settings, self.drawn)]
+        return replace(self, runs=self.runs[:most], settings=rows[0], drawn=rows[1])
+
 
 def compared(documents: Sequence[Document], hrefs: Sequence[str] = ()) -> Comparison:
     """Put runs side by side.

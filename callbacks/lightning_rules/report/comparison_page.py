@@ -22,6 +22,7 @@ from lightning_rules.report.grids import NONE, Cell, cut, findings_grid, metrics
 from lightning_rules.report.score import mode_of
 from lightning_rules.report.shown import Shown, show
 
+MOST = 200  # runs that are shown
 CURVES = 12  # metrics that are overlaid
 LETTERS = 300_000  # of all commands
 DASHES = ("none", "6 3", "2 2", "9 2 2 2")  # as in the figures
@@ -48,12 +49,12 @@ def page_of_comparison(comparison: Comparison, title: str, folder: Path, exhibit
     Where the page would be larger than 2.9 MB, the largest figures are left out, and said to be.
 
     Args:
-        comparison: Runs side by side.
+        comparison: Runs side by side; of more than 200 the best are shown.
         title: Of the page.
         folder: Whose folder ``rules`` holds the pictures that the exhibits name.
         exhibits: What the procedure that made the runs shows of them: an ensemble, for instance.
     """
-    drawn = overlays(comparison)
+    drawn = overlays(comparison.best(MOST))
     more = [show(one, f"exhibit-{place}", folder) for place, one in enumerate(exhibits)]
     values = _values(comparison, title, drawn, more)
     template = frame_of_page.environment().get_template("compare.html")
@@ -115,8 +116,10 @@ def _commands(comparison: Comparison) -> Iterator[Command]:
 
 def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Sequence[Shown]) -> dict[str, Any]:
     verdict = verdict_on(comparison)
+    number, groups = len(comparison.runs), group_rows(comparison)[:MOST]
+    comparison = comparison.best(MOST)
     grid, alike = findings_grid(comparison)
-    rows, groups = run_rows(comparison), group_rows(comparison)
+    rows = run_rows(comparison)
     commands = list(_commands(comparison))
     metrics = metrics_grid(comparison)
     updated = max((one.document.updated for one in comparison.runs), default="")
@@ -140,6 +143,7 @@ def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Se
         "dashes": DASHES,
         "settings": settings_grid(comparison.settings, comparison.runs) if comparison.settings else None,
         "drawn_settings": settings_grid(comparison.drawn, comparison.runs) if comparison.drawn else None,
+        "number": number,
         "rows": rows,
         "has": {
             "test": any(one.test != NONE for one in rows),

@@ -128,24 +128,21 @@ def findings_grid(comparison: Comparison) -> tuple[Grid | None, list[str]]:
     """What rules say about some runs and not about others, the worst first; and what they say about all alike."""
     worst = [_worst(one.document.findings) for one in comparison.runs]
     rules = dict.fromkeys(rule for one in worst for rule, finding in one.items() if _speaks(finding))
-
-    def severity(rule: str) -> list[Severity | None]:
-        return [one[rule].severity if rule in one and _speaks(one[rule]) else None for one in worst]
-
-    alike = [rule for rule in rules if len(set(severity(rule))) == 1]
+    cells = {rule: [_severity(one.get(rule)) for one in worst] for rule in rules}
+    alike = [rule for rule in rules if len(set(cells[rule])) == 1]
     differ = [rule for rule in rules if rule not in alike]
-    differ.sort(key=lambda rule: -max(one for one in severity(rule) if one is not None))
-
-    def cell(thing: int, run: int) -> Cell:
-        finding = worst[run].get(differ[thing])
-        if finding is None:
-            return Cell("not seen")
-        if finding.message.startswith(SKIPPED):
-            return Cell("skipped")
-        return Cell(f"{SIGNS[finding.severity]} {finding.severity}", "", str(finding.severity))
-
-    grid = grid_of("rule", [cut(one) for one in differ], comparison.runs, cell) if differ else None
+    differ.sort(key=lambda rule: -max(one[rule].severity for one in worst if rule in one))
+    names = [cut(one) for one in differ]
+    grid = grid_of("rule", names, comparison.runs, lambda thing, run: cells[differ[thing]][run]) if differ else None
     return grid, alike
+
+
+def _severity(finding: Finding | None) -> Cell:
+    if finding is None:
+        return Cell("not seen")
+    if finding.message.startswith(SKIPPED):
+        return Cell("skipped")
+    return Cell(f"{SIGNS[finding.severity]} {finding.severity}", "", str(finding.severity))
 
 
 def _worst(findings: Sequence[Finding]) -> dict[str, Finding]:
