@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lightning_rules.exhibit import Curves, Exhibit, Section
 from lightning_rules.finding import Severity
 from lightning_rules.report import page as frame_of_page
-from lightning_rules.report.comparison import Comparison
+from lightning_rules.report.comparison import NAME, Comparison
 from lightning_rules.report.comparison_rows import group_rows, run_rows
 from lightning_rules.report.comparison_words import verdict_on
 from lightning_rules.report.contents import SIGNS
@@ -21,6 +21,7 @@ from lightning_rules.report.facts import record_of
 from lightning_rules.report.grids import NONE, Cell, cut, findings_grid, metrics_grid, settings_grid
 from lightning_rules.report.score import mode_of
 from lightning_rules.report.shown import Shown, show
+from lightning_rules.report.style import shortened
 
 MOST = 200  # runs that are shown
 CURVES = 12  # metrics that are overlaid
@@ -94,6 +95,7 @@ def overlays(comparison: Comparison) -> list[Shown]:
 
 def _overlay(place: int, name: str, caption: str, lines: Sequence[Line]) -> Shown:
     content = Curves([], "optimiser step", name)
+    name = shortened(name, NAME)
     exhibit = Exhibit(f"curve_{place}", Section.CURVES, name, caption, content)
     told = ", ".join(one.name for one in lines if not one.look.is_faint)
     label = "".join(letter if letter.isprintable() else " " for letter in f"{name} over optimiser steps: {told}")
@@ -137,6 +139,7 @@ def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Se
     ]
     return {
         "comparison": comparison,
+        "metric": shortened(comparison.metric, NAME),
         "verdict": verdict,
         "verdict_sign": SIGNS_OF[verdict.level],
         "signs": SIGNS_OF,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lightning_rules.report.comparison import Comparison, Group, Run, is_real
+from lightning_rules.report.comparison import NAME, Comparison, Group, Run, is_real
 from lightning_rules.report.score import is_share
+from lightning_rules.report.style import shortened
 from lightning_rules.report.verdict import Verdict
 
 FINE = 2_000  # examples, from which on shares are told to a hundredth of a percent
@@ -34,7 +35,7 @@ def verdict_on(comparison: Comparison) -> Verdict:
 def _of_one_group(comparison: Comparison, group: Group, scored: Sequence[Run]) -> str:
     tell, ends = teller(comparison), [one.score.value for one in scored if one.score]
     return (
-        f"{comparison.metric}: {_mean(comparison, group)} on average over {len(scored)} runs of one configuration, "
+        f"{shortened(comparison.metric, NAME)}: {_mean(comparison, group)} on average over {len(scored)} runs of one configuration, "
         f"from {tell(min(ends))} to {tell(max(ends))}."
     )
 
@@ -42,7 +43,7 @@ def _of_one_group(comparison: Comparison, group: Group, scored: Sequence[Run]) -
 def _of_groups(comparison: Comparison, groups: Sequence[Group]) -> str:
     first, second = groups[:2]
     line = (
-        f"{comparison.metric}: {first.name} is best with {_mean(comparison, first)} over {len(first.runs)} runs, then "
+        f"{shortened(comparison.metric, NAME)}: {first.name} is best with {_mean(comparison, first)} over {len(first.runs)} runs, then "
         f"{second.name} with {_mean(comparison, second)} over {len(second.runs)}; {_chance(is_real(second.chance))}"
     )
     left = len(comparison.groups) - len(groups)
@@ -55,15 +56,15 @@ def _of_runs(comparison: Comparison, scored: Sequence[Run]) -> str:
     (best, first), (second, other) = [(tell(one.score.value), one.name) for one in scored[:2] if one.score]
     if scored[0].score and scored[1].score and scored[0].score.value == scored[1].score.value:
         equal = [one.name for one in scored if one.score and one.score.value == scored[0].score.value]
-        line = f"{comparison.metric}: {_names(equal)} are equally good with {best}."
+        line = f"{shortened(comparison.metric, NAME)}: {_names(equal)} are equally good with {best}."
     else:
         found = _chance(is_real(scored[1].chance))
-        line = f"{comparison.metric}: {first} is best with {best}, then {other} with {second}; {found}"
+        line = f"{shortened(comparison.metric, NAME)}: {first} is best with {best}, then {other} with {second}; {found}"
     rest = scored[2:]
     worse = sum(bool(is_real(one.chance)) for one in rest)
     if not rest or all(one.chance is None for one in rest):
         return line
-    others = "the other run is" if len(rest) == 1 else f"of the other {len(rest):,} runs {worse:,} are"
+    others = "the other run is" if len(rest) == 1 else f"of the other {len(rest):,} runs {worse:,} {'is' if worse == 1 else 'are'}"
     if len(rest) == 1 and not worse:
         return f"{line} The other run could be as good too."
     return f"{line} {others[0].upper()}{others[1:]} worse by more than chance."

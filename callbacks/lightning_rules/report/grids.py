@@ -17,7 +17,7 @@ from lightning_rules.report.style import shortened
 CELLS = 16_000  # of a table
 LETTERS = 400_000  # of all its cells
 LONGEST, SHORTEST = 60, 8  # letters of a cell
-FULL = 600  # letters of what a cell says when it is pointed at
+FULL = 200  # letters of what a cell says when it is pointed at, or more where there is room
 METRICS = 24
 NONE = "—"
 
@@ -75,22 +75,20 @@ def grid_of(corner: str, names: Sequence[Cell], runs: Sequence[Run], cell: Calla
     return Grid(corner, tuple(heads), down, left_out)
 
 
-def cut(text: str, longest: int = LONGEST) -> Cell:
-    """A cell whose text is cut off where it is long."""
-    return Cell(shortened(text, longest), shortened(text, FULL) if len(text) > longest else "")
+def cut(text: str, longest: int = LONGEST, full: int = FULL) -> Cell:
+    """A cell whose text is cut off where it is long; what it says when it is pointed at is longer."""
+    return Cell(shortened(text, longest), shortened(text, full) if len(text) > longest and full > longest else "")
 
 
 def settings_grid(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
     """Configuration keys and their values."""
-    longest = max(SHORTEST, min(LONGEST, LETTERS // max(1, min(CELLS, len(rows) * len(runs)))))
-    names = [Cell(short, row.name if short != row.name else "") for short, row in _named(rows)]
-    return grid_of("setting", names, runs, lambda thing, run: cut(rows[thing].values[run], longest))
-
-
-def _named(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """Rows with the last words of their keys, cut off where they are long."""
-    shorts = short_keys([row.name for row in rows]) if len(rows) <= FULL else [row.name for row in rows]
-    return [(shortened(short, LONGEST), row) for short, row in zip(shorts, rows, strict=True)]
+    room = LETTERS // max(1, min(CELLS, len(rows) * len(runs)))
+    longest, full = max(SHORTEST, min(LONGEST, room)), min(4 * FULL, room)
+    names = [
+        Cell(shortened(short, LONGEST), shortened(row.name, FULL) if short != row.name else "")
+        for short, row in zip(short_keys([one.name for one in rows[:CELLS]]), rows, strict=False)
+    ]
+    return grid_of("setting", names, runs, lambda thing, run: cut(rows[thing].values[run], longest, full))
 
 
 def metrics_grid(comparison: Comparison) -> Grid:

@@ -14,7 +14,7 @@ UNSET = "—"
 KEYS = 5_000  # of one configuration, at most
 # What only says with which numbers were drawn, on which part of the data, or where files go.
 DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|bootstrap)$")
-PLACES = re.compile(r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:path|dirpath|dir|folder|file))$")
+PLACES = re.compile(r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:(?<!class_)path|dirpath|dir|folder|file))$")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
 
 
