@@ -68,9 +68,7 @@ def test_the_best_stands_first_and_keys_follow_the_runs() -> None:
     ],
 )
 def test_the_verdict_on_single_runs(runs: list[tuple[float | None, int | None]], words: str) -> None:
-    documents = [
-        run("abcd"[at], at, value, examples=examples) for at, (value, examples) in enumerate(runs)
-    ]
+    documents = [run("abcd"[at], at, value, examples=examples) for at, (value, examples) in enumerate(runs)]
     assert words in line(*documents)
 
 

@@ -121,7 +121,8 @@ def test_what_is_told_of_two_runs(documents: dict[str, Document], seen_page: Any
         Exhibit("members", Section.ENSEMBLE, "Members", "All of them.", Bars(["a"], [1.0], "accuracy (%)")),
         Exhibit("gain", Section.ENSEMBLE, "What it gains", "", Listing(["what", "gain"], [["soup", "+0.8"]])),
     ]
-    page = page_for([sick, healthy], tmp_path, exhibits=shown)
+    page = page_for([sick, healthy], tmp_path, exhibits=shown, says=["The `soup` <is> better."])
+    assert "<p>The <code>soup</code> &lt;is&gt; better.</p>" in page
     text = re.sub(r"\s+", " ", seen_page(page).text)
     assert "val/accuracy: version_3 is best with 98.3%, then version_7 with 50.0%; that is more than chance." in text
     assert "96.4% to 99.2%" in text
@@ -173,7 +174,9 @@ def evil(other: bool) -> Document:
 
 
 def test_markup_of_users_is_text_everywhere(documents: dict[str, Document], seen_page: Any, tmp_path: Path) -> None:
-    more = [Exhibit(EVIL, Section.ENSEMBLE, EVIL, EVIL, one) for one in (Bars([EVIL], [1.0], EVIL), Listing([EVIL], []))]
+    more = [
+        Exhibit(EVIL, Section.ENSEMBLE, EVIL, EVIL, one) for one in (Bars([EVIL], [1.0], EVIL), Listing([EVIL], []))
+    ]
     page = page_of_comparison(compared([evil(True), evil(False)], [EVIL, EVIL]), EVIL, tmp_path, more)
     seen = seen_page(page)
     usual = seen_page(page_for(several(documents["healthy"], 3), tmp_path))
@@ -223,7 +226,7 @@ def test_texts_without_end_are_cut(tmp_path: Path) -> None:
             run=f"{place}{long}", state=f"failed: {long}", score=Score(f"accuracy{long}", "max", 0.5, 1, 10, 0.4, 0.6),
             findings=[Finding(f"{place}{long}", Severity.ERROR, long)], tested={f"test/{long}": 1.0},
             metrics={f"accuracy{long}": Series([1, 2], [0.1, 0.2], 1, 2)},
-            record={"config": f"? {long}\n: {place}{long}\n", "command": [long] * 9, "code": {"commit": long}, "seed": long},
+            record={"config": f"? {long}\n: {place}{long}\n", "command": [long] * 9, "code": {"commit": long}},
         )
         for place in range(30)
     ]  # fmt: skip
@@ -276,7 +279,7 @@ def test_strips_share_a_scale_that_the_worst_do_not_stretch(documents: dict[str,
     assert places[0] - places[2] > 20
     groups = group_rows(compared(several(documents["healthy"], 4)))
     assert [one.count for one in groups] == ["2", "2"]
-    assert [one.behind for one in groups][0] == "best"
+    assert groups[0].behind == "best"
     assert all(not one.sure.endswith("10%") and "100.0%" in one.sure for one in groups), "no share is above 1"
 
 

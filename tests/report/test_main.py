@@ -180,6 +180,7 @@ def test_reading_is_watched(put: Put) -> None:
 
 def test_as_a_program_of_its_own(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["report", "logs/c"])
+    monkeypatch.delitem(sys.modules, "lightning_rules.report.__main__")
     with pytest.raises(SystemExit) as raised:
         runpy.run_module("lightning_rules.report", run_name="__main__", alter_sys=True)
     assert raised.value.code == 2

@@ -92,7 +92,11 @@ def _draw_again(found: Found, output: Path | None) -> None:
 
 
 def write_comparison(
-    found: Sequence[Found], output: Path, title: str = "", exhibits: Sequence[Exhibit] = ()
+    found: Sequence[Found],
+    output: Path,
+    title: str = "",
+    exhibits: Sequence[Exhibit] = (),
+    says: Sequence[str] = (),
 ) -> Comparison:
     """Compare two runs or more, and write the page.
 
@@ -101,6 +105,7 @@ def write_comparison(
         output: The page, in whose folder ``rules`` the pictures of the exhibits lie.
         title: Of the page; by default the name of the folder that holds all runs.
         exhibits: What the procedure that made the runs shows of them.
+        says: What it says of them, in sentences.
 
     Raises:
         OSError: The page cannot be written.
@@ -110,7 +115,8 @@ def write_comparison(
     hrefs = [address(one.folder / HTML, output.parent) for one in found]
     comparison = compared([one.document for one in found], hrefs)
     name = title or common_folder([one.folder for one in found]).name or "Runs"
-    _write(page_of_comparison(comparison, f"{name}: {len(found):,} runs", output.parent, exhibits), output)
+    title = f"{name}: {len(found):,} runs"
+    _write(page_of_comparison(comparison, title, output.parent, exhibits, says), output)
     return comparison
 
 

@@ -115,7 +115,12 @@ def compared(documents: Sequence[Document], hrefs: Sequence[str] = ()) -> Compar
         raise ValueError(f"Expected two runs or more to compare, but got {len(documents)}.")
     metric, mode = _metric(documents)
     addresses = hrefs or [""] * len(documents)
-    made = zip(short_names(distinct([shortened(one.run, NAME) or "run" for one in documents])), documents, addresses, strict=True)
+    made = zip(
+        short_names(distinct([shortened(one.run, NAME) or "run" for one in documents])),
+        documents,
+        addresses,
+        strict=True,
+    )
     runs = [Run(name, one, href, _score(one, metric, mode)) for name, one, href in made]
     runs.sort(key=lambda one: _rank(one.score, mode))
     flat = [settings_of(one.document.record.get("config")) for one in runs]
@@ -223,7 +228,11 @@ def _names(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = short_keys([row.name for row in rows])[:NAMED]
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     told = [
-        ", ".join(f"{shortened(key, VALUE)}={shortened(row.values[place], VALUE)}" for key, row in zip(keys, rows, strict=False)) + more
+        ", ".join(
+            f"{shortened(key, VALUE)}={shortened(row.values[place], VALUE)}"
+            for key, row in zip(keys, rows, strict=False)
+        )
+        + more
         for place in range(len(flat))
     ]
     return list(distinct(told))

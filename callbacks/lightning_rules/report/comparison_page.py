@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from lightning_rules.report.comparison import NAME, Comparison
 from lightning_rules.report.comparison_rows import group_rows, run_rows
 from lightning_rules.report.comparison_words import verdict_on
 from lightning_rules.report.contents import SIGNS
+from lightning_rules.report.document import Document
 from lightning_rules.report.draw_overlay import Line, looks_of, overlay_svg
 from lightning_rules.report.facts import record_of
 from lightning_rules.report.grids import NONE, Cell, cut, findings_grid, metrics_grid, settings_grid
 from lightning_rules.report.score import mode_of
+from lightning_rules.report.series import Series
 from lightning_rules.report.shown import Shown, show
 from lightning_rules.report.style import shortened
 
 MOST = 200  # runs that are shown
 CURVES = 12  # metrics that are overlaid
+RATE = "learning_rate/0.0"  # of the first optimiser's first group
 LETTERS = 300_000  # of all commands
 DASHES = ("none", "6 3", "2 2", "9 2 2 2")  # as in the figures
 SIGNS_OF = {
@@ -44,7 +47,9 @@ class Command:
     rest: str
 
 
-def page_of_comparison(comparison: Comparison, title: str, folder: Path, exhibits: Sequence[Exhibit] = ()) -> str:
+def page_of_comparison(
+    comparison: Comparison, title: str, folder: Path, exhibits: Sequence[Exhibit] = (), says: Sequence[str] = ()
+) -> str:
     """One self-contained HTML text; the same comparison gives the same text.
 
     Where the page would be larger than 2.9 MB, the largest figures are left out, and said to be.
@@ -54,10 +59,11 @@ def page_of_comparison(comparison: Comparison, title: str, folder: Path, exhibit
         title: Of the page.
         folder: Whose folder ``rules`` holds the pictures that the exhibits name.
         exhibits: What the procedure that made the runs shows of them: an ensemble, for instance.
+        says: What it says of them, in sentences.
     """
     drawn = overlays(comparison.best(MOST))
     more = [show(one, f"exhibit-{place}", folder) for place, one in enumerate(exhibits)]
-    values = _values(comparison, title, drawn, more)
+    values = {**_values(comparison, title, drawn, more, bool(says)), "says": says}
     template = frame_of_page.environment().get_template("compare.html")
     page = template.render(values)
     if (excess := len(page.encode(errors="replace")) - frame_of_page.LIMIT) > 0:
@@ -67,30 +73,24 @@ def page_of_comparison(comparison: Comparison, title: str, folder: Path, exhibit
 
 
 def overlays(comparison: Comparison) -> list[Shown]:
-    """The metrics that several runs have logged, and their learning rates, one figure each; what they are compared by
-    comes first."""
-    runs = comparison.runs
-    looks = looks_of(len(runs))
-    known = list(dict.fromkeys(name for one in runs for name in one.document.metrics))
-    shared = [name for name in known if sum(name in one.document.metrics for one in runs) > 1]
+    """The metrics that several runs have logged, what they are compared by first, and learning rates that differ."""
+    known = dict.fromkeys(name for one in comparison.runs for name in one.document.metrics)
+    drawn = {name: _lines(comparison, lambda one, name=name: one.metrics.get(name)) for name in known}
+    shared = [name for name, lines in drawn.items() if len(lines) > 1]
     shared.sort(key=lambda name: name != comparison.metric)
-    found = []
-    for name in shared[:CURVES]:
-        lines = [
-            Line(one.name, looks[place], list(map(float, series.steps)), series.values)
-            for place, one in enumerate(runs)
-            if (series := one.document.metrics.get(name)) is not None
-        ]
-        better = {"max": "Higher is better.", "min": "Lower is better.", None: ""}[mode_of(name)]
-        found.append(_overlay(len(found), name, better, lines))
-    rates = [
-        Line(one.name, looks[place], list(map(float, series.steps)), series.values)
-        for place, one in enumerate(runs)
-        if (series := one.document.series.get("learning_rate/0.0")) is not None
-    ]
+    better = {"max": "Higher is better.", "min": "Lower is better.", None: ""}
+    found = [_overlay(at, name, better[mode_of(name)], drawn[name]) for at, name in enumerate(shared[:CURVES])]
+    rates = _lines(comparison, lambda one: one.series.get(RATE))
     if len({tuple(one.y) for one in rates}) > 1:
         found.append(_overlay(len(found), "learning rate", "As each run has set it.", rates))
     return found
+
+
+def _lines(comparison: Comparison, series_of: Callable[[Document], Series | None]) -> list[Line]:
+    """One for each run that has such a series."""
+    looks = looks_of(len(comparison.runs))
+    pairs = [(run.name, look, series_of(run.document)) for run, look in zip(comparison.runs, looks, strict=True)]
+    return [Line(name, look, one.steps, one.values) for name, look, one in pairs if one is not None]
 
 
 def _overlay(place: int, name: str, caption: str, lines: Sequence[Line]) -> Shown:
@@ -116,7 +116,9 @@ def _commands(comparison: Comparison) -> Iterator[Command]:
             yield Command(cut(one.name), cut(text, longest).text, "; ".join(cut(part, 200).text for part in rest))
 
 
-def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Sequence[Shown]) -> dict[str, Any]:
+def _values(
+    comparison: Comparison, title: str, drawn: Sequence[Shown], more: Sequence[Shown], is_said: bool
+) -> dict[str, Any]:
     verdict = verdict_on(comparison)
     number, groups = len(comparison.runs), group_rows(comparison)[:MOST]
     comparison = comparison.best(MOST)
@@ -130,7 +132,7 @@ def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Se
         ("settings", "What was set differently", True),
         ("runs", "Runs", True),
         ("groups", "Configurations", bool(groups)),
-        ("more", "What was made of them", bool(more)),
+        ("more", "What was made of them", bool(more) or is_said),
         ("curves", "Curves", bool(drawn)),
         ("findings", "What the rules say", grid is not None or bool(alike)),
         ("metrics", "Metrics", bool(metrics.rows) and bool(metrics.columns)),
@@ -167,4 +169,3 @@ def _values(comparison: Comparison, title: str, drawn: Sequence[Shown], more: Se
         **frame,
         "css": frame["css"] + Markup(frame_of_page.own("compare.css")),
     }
-

@@ -191,7 +191,9 @@ def strip_of(values: tuple[float, float, float], ends: tuple[float, float], tell
 def group_rows(comparison: Comparison) -> list[GroupRow]:
     """The configurations, the best first; none where all runs differ."""
     best = next((one for one in comparison.groups if one.spread is not None and one.spread.count > 1), None)
-    ends = scale_of([_group_ends(comparison, one) for one in comparison.groups if one.spread is not None], comparison.mode)
+    ends = scale_of(
+        [_group_ends(comparison, one) for one in comparison.groups if one.spread is not None], comparison.mode
+    )
     return [_group_row(comparison, one, best, ends) for one in comparison.groups]
 
 
@@ -209,9 +211,7 @@ def _group_ends(comparison: Comparison, group: Group) -> tuple[float, float, flo
     return low, group.spread.mean, high
 
 
-def _group_row(
-    comparison: Comparison, group: Group, best: Group | None, ends: tuple[float, float] | None
-) -> GroupRow:
+def _group_row(comparison: Comparison, group: Group, best: Group | None, ends: tuple[float, float] | None) -> GroupRow:
     tell, size, spread = teller(comparison), scale(comparison), group.spread
     behind, chance = (NONE, "")
     if group is best:

@@ -35,7 +35,7 @@ def verdict_on(comparison: Comparison) -> Verdict:
 def _of_one_group(comparison: Comparison, group: Group, scored: Sequence[Run]) -> str:
     tell, ends = teller(comparison), [one.score.value for one in scored if one.score]
     return (
-        f"{shortened(comparison.metric, NAME)}: {_mean(comparison, group)} on average over {len(scored)} runs of one configuration, "
+        f"{_metric(comparison)}: {_mean(comparison, group)} on average over {len(scored)} runs of one configuration, "
         f"from {tell(min(ends))} to {tell(max(ends))}."
     )
 
@@ -43,7 +43,7 @@ def _of_one_group(comparison: Comparison, group: Group, scored: Sequence[Run]) -
 def _of_groups(comparison: Comparison, groups: Sequence[Group]) -> str:
     first, second = groups[:2]
     line = (
-        f"{shortened(comparison.metric, NAME)}: {first.name} is best with {_mean(comparison, first)} over {len(first.runs)} runs, then "
+        f"{_metric(comparison)}: {first.name} is best with {_mean(comparison, first)} over {len(first.runs)} runs, then "
         f"{second.name} with {_mean(comparison, second)} over {len(second.runs)}; {_chance(is_real(second.chance))}"
     )
     left = len(comparison.groups) - len(groups)
@@ -56,18 +56,26 @@ def _of_runs(comparison: Comparison, scored: Sequence[Run]) -> str:
     (best, first), (second, other) = [(tell(one.score.value), one.name) for one in scored[:2] if one.score]
     if scored[0].score and scored[1].score and scored[0].score.value == scored[1].score.value:
         equal = [one.name for one in scored if one.score and one.score.value == scored[0].score.value]
-        line = f"{shortened(comparison.metric, NAME)}: {_names(equal)} are equally good with {best}."
+        line = f"{_metric(comparison)}: {_names(equal)} are equally good with {best}."
     else:
         found = _chance(is_real(scored[1].chance))
-        line = f"{shortened(comparison.metric, NAME)}: {first} is best with {best}, then {other} with {second}; {found}"
+        line = f"{_metric(comparison)}: {first} is best with {best}, then {other} with {second}; {found}"
     rest = scored[2:]
     worse = sum(bool(is_real(one.chance)) for one in rest)
     if not rest or all(one.chance is None for one in rest):
         return line
-    others = "the other run is" if len(rest) == 1 else f"of the other {len(rest):,} runs {worse:,} {'is' if worse == 1 else 'are'}"
+    others = (
+        "the other run is"
+        if len(rest) == 1
+        else f"of the other {len(rest):,} runs {worse:,} {'is' if worse == 1 else 'are'}"
+    )
     if len(rest) == 1 and not worse:
         return f"{line} The other run could be as good too."
     return f"{line} {others[0].upper()}{others[1:]} worse by more than chance."
+
+
+def _metric(comparison: Comparison) -> str:
+    return shortened(comparison.metric, NAME)
 
 
 def _chance(real: bool | None) -> str:

@@ -67,9 +67,7 @@ def grid_of(corner: str, names: Sequence[Cell], runs: Sequence[Run], cell: Calla
     heads = [cut(one.name) for one in runs]
     left_out = len(names) - len(shown)
     if len(shown) < len(runs):
-        across = tuple(
-            (head, tuple(cell(thing, place) for thing in shown)) for place, head in enumerate(heads)
-        )
+        across = tuple((head, tuple(cell(thing, place) for thing in shown)) for place, head in enumerate(heads))
         return Grid("run", tuple(names[thing] for thing in shown), across, left_out)
     down = tuple((names[thing], tuple(cell(thing, place) for place in range(len(runs)))) for thing in shown)
     return Grid(corner, tuple(heads), down, left_out)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 UNSET = "—"
 KEYS = 5_000  # of one configuration, at most
 # What only says with which numbers were drawn, on which part of the data, or where files go.
 DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|bootstrap)$")
-PLACES = re.compile(r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:(?<!class_)path|dirpath|dir|folder|file))$")
+PLACES = re.compile(
+    r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:(?<!class_)path|dirpath|dir|folder|file))$"
+)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
 
 
@@ -37,7 +39,7 @@ def settings_of(config: object) -> dict[str, str]:
     The entries of a list go by the names of their classes, so that one callback more does not move the others.
     """
     try:
-        loaded = yaml.load(config, _LOADER) if isinstance(config, str) else None  # noqa: S506  # a safe loader
+        loaded = yaml.load(config, _LOADER) if isinstance(config, str) else None  # a safe one
         return dict(islice(_flat("", loaded), KEYS)) if isinstance(loaded, (dict, list)) else {}
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return {}

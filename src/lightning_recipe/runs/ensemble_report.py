@@ -1,13 +1,15 @@
 """The page that an ensemble ends with: its members side by side, and what was made of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_recipe.runs.members import Member
 from lightning_recipe.runs.member_record import reason_of
+from lightning_recipe.runs.members import Member
 from lightning_rules import Ensemble
+from lightning_rules.exhibit import Bars, Exhibit
 
 PAGE = "report.html"
 
@@ -42,14 +44,25 @@ def _write(folder: Path, finished: Sequence[Member], trainer: Any) -> Path | Non
         return page if page is not None and page.is_file() else None
     without = [name for name, path in newest.items() if path is None]
     if len(reports) < 2:
-        print(f"No page compares the members: {_have(without)} no report (--report none).")
+        print(f"No page compares the members: {_have(without)} no report (made with --report none or --rules none).")
         return None
     if without:
         print(f"warning: left out of the page is what has no report: {', '.join(without)}.", file=sys.stderr)
     found = find_runs(reports, lambda said: print(f"warning: {said}", file=sys.stderr))
     rules = [one for one in trainer.callbacks if isinstance(one, Ensemble)]
-    write_comparison(found, folder / PAGE, folder.name, [shown for rule in rules for shown in rule.exhibits()])
+    names = {str(member.entry.checkpoint()): member.name for member in finished}
+    exhibits = [_with_names(shown, names) for rule in rules for shown in rule.exhibits()]
+    says = [finding.message for rule in rules for finding in rule.findings]
+    write_comparison(found, folder / PAGE, folder.name, exhibits, says)
     return folder / PAGE
+
+
+def _with_names(exhibit: Exhibit, names: Mapping[str, str]) -> Exhibit:
+    """The bars of members have their names, not those of their checkpoints."""
+    if not isinstance(exhibit.content, Bars):
+        return exhibit
+    labels = [names.get(label, label) for label in exhibit.content.labels]
+    return replace(exhibit, content=replace(exhibit.content, labels=labels))
 
 
 def _newest_report(member: Member) -> Path | None:
