@@ -18,7 +18,7 @@ from lightning_rules.finding import Finding, Severity
 from lightning_rules.report import page as page_module
 from lightning_rules.report.comparison import compared
 from lightning_rules.report.comparison_page import page_of_comparison
-from lightning_rules.report.comparison_rows import group_rows, run_rows
+from lightning_rules.report.comparison_rows import group_rows, run_rows, signed
 from lightning_rules.report.document import Document
 from lightning_rules.report.draw_overlay import looks_of
 from lightning_rules.report.grids import CELLS, Cell, findings_grid, grid_of, metrics_grid
@@ -288,3 +288,13 @@ def test_looks_are_distinct_up_to_eight_and_grey_beyond() -> None:
     assert len({one.color for one in few}) == 8
     many = looks_of(9)
     assert [one.is_faint for one in many] == [False] * 5 + [True] * 4
+
+
+def test_a_difference_is_never_told_as_none_with_a_sign() -> None:
+    def points(value: float) -> str:
+        return f"{100 * abs(value):.1f} points"
+
+    assert [signed(one, points) for one in (0, -0.0004, 0.0004, -0.1, 0.1004)] == [
+        "0", "−under 0.1 points", "+under 0.1 points", "−10.0 points", "+10.0 points",
+    ]  # fmt: skip
+    assert signed(-0.00012, lambda value: f"{abs(value):.3g}") == "−0.00012"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from lightning_rules.exhibit import Curves, Exhibit, Section
 from lightning_rules.finding import Severity
 from lightning_rules.report import page as frame_of_page
 from lightning_rules.report.comparison import NAME, Comparison
-from lightning_rules.report.comparison_rows import group_rows, run_rows
+from lightning_rules.report.comparison_rows import RunRow, group_rows, run_rows
 from lightning_rules.report.comparison_words import verdict_on
 from lightning_rules.report.contents import SIGNS
-from lightning_rules.report.document import Document
 from lightning_rules.report.draw_overlay import Line, looks_of, overlay_svg
 from lightning_rules.report.facts import record_of
 from lightning_rules.report.grids import NONE, Cell, cut, findings_grid, metrics_grid, settings_grid
@@ -75,22 +74,22 @@ def page_of_comparison(
 def overlays(comparison: Comparison) -> list[Shown]:
     """The metrics that several runs have logged, what they are compared by first, and learning rates that differ."""
     known = dict.fromkeys(name for one in comparison.runs for name in one.document.metrics)
-    drawn = {name: _lines(comparison, lambda one, name=name: one.metrics.get(name)) for name in known}
+    drawn = {name: _lines(comparison, [one.document.metrics.get(name) for one in comparison.runs]) for name in known}
     shared = [name for name, lines in drawn.items() if len(lines) > 1]
     shared.sort(key=lambda name: name != comparison.metric)
     better = {"max": "Higher is better.", "min": "Lower is better.", None: ""}
     found = [_overlay(at, name, better[mode_of(name)], drawn[name]) for at, name in enumerate(shared[:CURVES])]
-    rates = _lines(comparison, lambda one: one.series.get(RATE))
+    rates = _lines(comparison, [one.document.series.get(RATE) for one in comparison.runs])
     if len({tuple(one.y) for one in rates}) > 1:
         found.append(_overlay(len(found), "learning rate", "As each run has set it.", rates))
     return found
 
 
-def _lines(comparison: Comparison, series_of: Callable[[Document], Series | None]) -> list[Line]:
+def _lines(comparison: Comparison, series: Sequence[Series | None]) -> list[Line]:
     """One for each run that has such a series."""
-    looks = looks_of(len(comparison.runs))
-    pairs = [(run.name, look, series_of(run.document)) for run, look in zip(comparison.runs, looks, strict=True)]
-    return [Line(name, look, one.steps, one.values) for name, look, one in pairs if one is not None]
+    runs, looks = comparison.runs, looks_of(len(comparison.runs))
+    each = zip(runs, looks, series, strict=True)
+    return [Line(run.name, look, one.steps, one.values) for run, look, one in each if one is not None]
 
 
 def _overlay(place: int, name: str, caption: str, lines: Sequence[Line]) -> Shown:
@@ -128,17 +127,17 @@ def _values(
     metrics = metrics_grid(comparison)
     updated = max((one.document.updated for one in comparison.runs), default="")
     frame = frame_of_page.frame(title, "Comparison of runs", updated)
-    there = [
-        ("settings", "What was set differently", True),
-        ("runs", "Runs", True),
-        ("groups", "Configurations", bool(groups)),
-        ("more", "What was made of them", bool(more) or is_said),
-        ("curves", "Curves", bool(drawn)),
-        ("findings", "What the rules say", grid is not None or bool(alike)),
-        ("metrics", "Metrics", bool(metrics.rows) and bool(metrics.columns)),
-        ("reproduction", "Reproduction", bool(commands)),
-        ("how-to-read", "How to read this page", True),
-    ]
+    there = {
+        "settings": ("What was set differently", True),
+        "runs": ("Runs", True),
+        "groups": ("Configurations", bool(groups)),
+        "more": ("What was made of them", bool(more) or is_said),
+        "curves": ("Curves", bool(drawn)),
+        "findings": ("What the rules say", grid is not None or bool(alike)),
+        "metrics": ("Metrics", bool(metrics.rows) and bool(metrics.columns)),
+        "reproduction": ("Reproduction", bool(commands)),
+        "how-to-read": ("How to read this page", True),
+    }
     return {
         "comparison": comparison,
         "metric": shortened(comparison.metric, NAME),
@@ -150,12 +149,7 @@ def _values(
         "drawn_settings": settings_grid(comparison.drawn, comparison.runs) if comparison.drawn else None,
         "number": number,
         "rows": rows,
-        "has": {
-            "test": any(one.test != NONE for one in rows),
-            "seed": any(one.seed.text != NONE for one in rows),
-            "code": any(one.code.text != NONE for one in rows),
-            "cost": any(one.cost != NONE for one in rows),
-        },
+        "has": _columns(rows),
         "groups": groups,
         "overlays": drawn,
         "more": more,
@@ -164,8 +158,18 @@ def _values(
         "metrics": metrics,
         "commands": commands,
         "has_faint": any(one.is_faint for one in looks_of(len(comparison.runs))),
-        "links": [(anchor, name) for anchor, name, is_there in there if is_there],
-        "is_there": {anchor: is_there for anchor, _, is_there in there},
+        "links": [(anchor, name) for anchor, (name, is_there) in there.items() if is_there],
+        "is_there": {anchor: is_there for anchor, (_, is_there) in there.items()},
         **frame,
         "css": frame["css"] + Markup(frame_of_page.own("compare.css")),
+    }
+
+
+def _columns(rows: Sequence[RunRow]) -> dict[str, bool]:
+    """Which columns of the table of runs hold anything."""
+    return {
+        "test": any(one.test != NONE for one in rows),
+        "seed": any(one.seed.text != NONE for one in rows),
+        "code": any(one.code.text != NONE for one in rows),
+        "cost": any(one.cost != NONE for one in rows),
     }

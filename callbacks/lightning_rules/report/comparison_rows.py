@@ -111,7 +111,7 @@ def _row(comparison: Comparison, run: Run, colour: int | None, ends: tuple[float
         chance=chance,
         test=_tested(run, comparison.metric),
         level=verdict.level,
-        verdict=cut(verdict.line, WORDS).text,
+        verdict=cut(verdict.line.partition(":")[0] if verdict.level == "ok" else verdict.line, WORDS).text,
         seed=cut(_text(document.record.get("seed")), 20),
         code=_code(run),
         cost=duration(document.cost["seconds"]) if document.cost.get("seconds") else NONE,
@@ -129,7 +129,17 @@ def _behind(comparison: Comparison, run: Run) -> tuple[str, str]:
 
 def signed(value: float, size: Callable[[float], str]) -> str:
     """A difference with its sign."""
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{size(value)}"
+    if value == 0:
+        return "0"
+    told = size(value)
+    least = told.replace("0", "").strip(". points") == ""  # so little that nothing of it is told
+    return f"{'+' if value > 0 else '−'}{'under ' + one_less(told) if least else told}"
+
+
+def one_less(told: str) -> str:
+    """The least that is told: ``0.1 points`` for ``0.0 points``."""
+    number, unit, rest = told.partition(" ")
+    return f"{number[:-1]}1{unit}{rest}"
 
 
 def _tested(run: Run, metric: str) -> str:
@@ -155,11 +165,12 @@ def _code(run: Run) -> Cell:
 
 
 def _state(document: Document) -> str:
+    """How far a run has come that did not finish."""
     epoch, epochs = document.progress.get("epoch"), document.progress.get("epochs")
     far = f", epoch {epoch:,}" + (f" of {epochs:,}" if epochs else "") if epoch is not None else ""
     if document.is_unfinished:
         return f"unfinished{far}"
-    return "finished" if document.state == FINISHED else f"ended early{far}"
+    return "" if document.state == FINISHED else f"ended early{far}"
 
 
 def _text(value: object) -> str:

@@ -42,10 +42,9 @@ def _of_one_group(comparison: Comparison, group: Group, scored: Sequence[Run]) -
 
 def _of_groups(comparison: Comparison, groups: Sequence[Group]) -> str:
     first, second = groups[:2]
-    line = (
-        f"{_metric(comparison)}: {first.name} is best with {_mean(comparison, first)} over {len(first.runs)} runs, then "
-        f"{second.name} with {_mean(comparison, second)} over {len(second.runs)}; {_chance(is_real(second.chance))}"
-    )
+    best, next_best = [f"{_mean(comparison, one)} over {len(one.runs)}" for one in (first, second)]
+    found = _chance(is_real(second.chance))
+    line = f"{_metric(comparison)}: {first.name} is best with {best} runs, then {second.name} with {next_best}; {found}"
     left = len(comparison.groups) - len(groups)
     single = f" {_several(left, 'configuration')} with fewer than two scores {'is' if left == 1 else 'are'} left out."
     return line + (single if left else "")
