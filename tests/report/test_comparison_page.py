@@ -33,7 +33,7 @@ def several(healthy: Document, count: int, points: int = 12) -> list[Document]:
     """Runs of a healthy one's kind with other rates and seeds, each a little different."""
     draw, made = random.Random(0), []
     for place in range(count):
-        one = deepcopy(healthy)
+        one = replace(healthy, record=dict(healthy.record), metrics=dict(healthy.metrics), series=dict(healthy.series))
         one.run, value = f"digits/version_{place}", round(draw.uniform(0.9, 0.99) * 359) / 359
         low, high = interval(value, 359)
         one.score = replace(one.score, value=value, low=low, high=high, previous=None)  # type: ignore[type-var]
@@ -111,6 +111,9 @@ def test_a_page_is_sound(count: int, documents: dict[str, Document], seen_page: 
     assert page == page_for(deepcopy(made), tmp_path), "the same runs give the same bytes"
     assert len(page.encode()) < 600_000
     assert ("all others are grey" in seen.text) is (count == 30)
+    assert ("stroke: var(--run-rest)" in page) is (count == 30)
+    assert "stroke: var(--run-1)" in page
+    assert "#b9bfc7;" not in page.partition("</style>")[2]
     assert page.count('<svg class="key"') == min(count, 5 if count > 8 else 8)
 
 

@@ -13,6 +13,7 @@ from lightning_rules.report.style import (
     DASHES,
     INK,
     LINE,
+    REST,
     RUNS,
     SIZE,
     THIN,
@@ -47,7 +48,7 @@ class Look:
     @property
     def color(self) -> str:
         """For a figure."""
-        return INK if self.is_faint else RUNS[self.place % len(RUNS)]
+        return REST if self.is_faint else RUNS[self.place % len(RUNS)]
 
     @property
     def dashes(self) -> Any:
@@ -127,4 +128,4 @@ def _draw_faint(axes: Any, drawn: Sequence[tuple[list[float], list[float]]]) -> 
     if drawn:
         x = [value for one, _ in drawn for value in (*one, math.nan)]
         y = [value for _, one in drawn for value in (*one, math.nan)]
-        axes.plot(x, y, color=INK, alpha=0.25, linewidth=THIN, zorder=2)
+        axes.plot(x, y, color=REST, linewidth=THIN, zorder=2)

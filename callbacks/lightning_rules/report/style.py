@@ -14,6 +14,7 @@ ROLES = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73", "other"
 OTHERS = (INK, "#a6568b", "#2d8cc4", "#9a7400")  # of curves that belong to no split, told apart by their dashes as well
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 RUNS = (INK, "#a2548c", "#2887bb", "#957000", "#4d7f2e", "#6457c6", "#b5476a", "#26807c")  # of runs that are compared
+REST = "#b9bfc7"  # of all the others, without transparency: hundreds of thin lines would add up to black
 RIGHT, WRONG = ROLES["train"], ROLES["validation"]
 WIDTH = 4.5  # inches: 430 pixels of a page, so that words can still be read where it is shown on 360
 SIZE, SMALL = 8.5, 7.5  # points

@@ -7,7 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK, ROLES, RUNS
+from lightning_rules.report.style import INK, REST, ROLES, RUNS
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -16,6 +16,7 @@ FONT = re.compile(r"font(-family)?:[^;]*;?\s*")
 FONT_SIZE = re.compile(r"(\d+(?:\.\d+)?)px")
 COLOURS = {INK: "currentColor", **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")}}
 COLOURS |= {colour: f"var(--run-{place})" for place, colour in enumerate(RUNS) if place}
+COLOURS[REST] = "var(--run-rest)"
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 
 
