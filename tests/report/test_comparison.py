@@ -117,6 +117,8 @@ def test_runs_that_differ_by_seeds_and_folders_alone_repeat_a_configuration() ->
         "val/accuracy: lr=0.1 is best with 92.0% ± 2.0 points over 3 runs, then lr=0.2 with 82.0% ± 2.8 points over "
         "2; that is no more than chance may do. 1 configuration with fewer than two scores is left out."
     )
+    third = repeated((0.1, 0.90), (0.1, 0.92), (0.1, 0.94), (0.2, 0.80), (0.2, 0.84), (0.3, 0.82), (0.3, 0.86))
+    assert third.groups[2].chance == pytest.approx(2 * expected), "corrected for two comparisons"
     sure = repeated(*((0.1, 0.9 + at / 1000) for at in range(4)), *((0.2, 0.8 + at / 1000) for at in range(4)))
     assert verdict_on(sure).level == "ok"
     assert "over 4; that is more than chance." in verdict_on(sure).line
