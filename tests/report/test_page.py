@@ -247,8 +247,8 @@ def test_command_draws_the_page_again(documents: dict, tmp_path: Path, capsys: p
     before = (tmp_path / HTML).read_text(encoding="utf-8")
     assert main([str(tmp_path / JSON)]) == 0
     assert (tmp_path / HTML).read_text(encoding="utf-8") == before
-    assert main([str(tmp_path / "elsewhere")]) == 1
-    assert "There is no report in" in capsys.readouterr().err
+    assert main([str(tmp_path / "elsewhere")]) == 2
+    assert "There is no folder or file" in capsys.readouterr().err
 
 
 def test_documents_are_left_as_they_are(documents: dict, tmp_path: Path) -> None:

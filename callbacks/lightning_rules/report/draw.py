@@ -93,7 +93,7 @@ def _of_curves(content: Curves) -> Any:
     named = [(curve, place) for place, curve in enumerate(content.curves[:CURVES]) if curve.label and not curve.faint]
     short = len(named) <= LABELLED and all(len(curve.label) <= SHORT for curve, _ in named)
     at_ends = short and _apart(content, [drawn[place] for _, place in named])
-    legend = _rows_of([curve.label for curve, _ in named]) if not at_ends else []
+    legend = rows_of([curve.label for curve, _ in named]) if not at_ends else []
     marks = [one for one in content.marks[:MARKS] if _is_number(one[0]) and not (content.log_x and one[0] <= 0)]
     above = 0.1 + ROW * (1 + len(legend) + min(3, len(marks)))
     right = max([0.15, *(min(1.4, 0.12 + width_of(curve.label)) for curve, _ in named if at_ends)])
@@ -117,7 +117,7 @@ def _of_curves(content: Curves) -> Any:
             _label_end(axes, curve.label, *drawn[place])
     axes.set_xlabel(fitted(content.x_label, WIDTH - 0.9, SIZE))
     title = fitted(content.y_label, WIDTH - (1.6 if cut else 0.2), SIZE) + cut
-    _words_above(figure, title, [(curve.label, handles[place]) for curve, place in named], legend)
+    words_above(figure, title, [(curve.label, handles[place]) for curve, place in named], legend)
     return figure
 
 
@@ -206,7 +206,7 @@ def _draw_marks(axes: Any, marks: Sequence[tuple[float, str]]) -> None:
     axes.set_xlim(low, high)
 
 
-def _rows_of(labels: Sequence[str]) -> list[int]:
+def rows_of(labels: Sequence[str]) -> list[int]:
     """How many names of a legend stand in each of its rows."""
     rows, left = [0], 0.0
     for label in labels:
@@ -218,7 +218,7 @@ def _rows_of(labels: Sequence[str]) -> list[int]:
     return rows
 
 
-def _words_above(figure: Any, title: str, waiting: list[tuple[str, Any]], rows: list[int]) -> None:
+def words_above(figure: Any, title: str, waiting: list[tuple[str, Any]], rows: list[int]) -> None:
     """What the y axis shows stands above it, to be read without turning the head; below it the legend."""
     from matplotlib.lines import Line2D
 

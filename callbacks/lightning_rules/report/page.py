@@ -43,7 +43,7 @@ def page_of(document: Document, folder: Path) -> str:
     template = environment().get_template("run.html")
     page = template.render(values)
     if (excess := len(page.encode(errors="replace")) - LIMIT) > 0:
-        _leave_out(list(shown.values()), excess)
+        leave_out(list(shown.values()), excess)
         page = template.render(values)
     while len(page.encode(errors="replace")) > LIMIT and len(contents.findings) > 1:
         contents.leave_out_half()
@@ -51,13 +51,14 @@ def page_of(document: Document, folder: Path) -> str:
     return page.encode(errors="replace").decode()  # a lone surrogate cannot be written to a file
 
 
-def _own(name: str) -> str:
+def own(name: str) -> str:
+    """The text of a file beside this one."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def environment() -> Environment:
     """The templates of this folder: ``run.html`` for a run, on the frame ``base.html``; text is escaped everywhere."""
-    made = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_own))
+    made = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(own))
     made.filters["evidence"] = _evidence
     made.filters["words"] = _words
     made.filters["short"] = lambda text: shortened(str(text), LONGEST)
@@ -90,7 +91,8 @@ def _shown(contents: Contents, folder: Path) -> dict[str, Shown]:
     return {one.anchor: show(one.exhibit, one.anchor, folder) for one in placed}
 
 
-def _leave_out(shown: Sequence[Shown], excess: int) -> None:
+def leave_out(shown: Sequence[Shown], excess: int) -> None:
+    """Leave the largest figures out, until the page is so many bytes smaller."""
     for one in sorted(shown, key=lambda one: -one.size):
         if excess <= 0 or not one.size:
             return
@@ -124,13 +126,13 @@ def _values(document: Document, contents: Contents, shown: Mapping[str, Shown]) 
 
 def frame(title: str, kind: str, updated: str) -> dict[str, Any]:
     """What every page needs, beside ``links``, the table of contents as pairs of anchor and name."""
-    script = _own("copy.js")
+    script = own("copy.js")
     return {
         "title": title,
         "kind": kind,
         "updated": _when(updated),
         "numbers": NUMBERS,
-        "css": Markup(_own("style.css")),
+        "css": Markup(own("style.css")),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }

@@ -95,8 +95,8 @@ def interval(share: float, examples: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def differ(one: Score, other: Score) -> bool | None:
-    """Whether the scores of two runs differ by more than chance; None where that cannot be told.
+def probability(one: Score, other: Score) -> float | None:
+    """How likely two runs that are equally good differ so much in their scores; None where that cannot be told.
 
     The test of two shares of independent sets of examples. On the same validation set runs differ less by chance than
     this says: what it calls a difference is one.
@@ -105,7 +105,15 @@ def differ(one: Score, other: Score) -> bool | None:
         return None
     pooled = (one.value * one.examples + other.value * other.examples) / (one.examples + other.examples)
     variance = pooled * (1 - pooled) * (1 / one.examples + 1 / other.examples)
-    return abs(one.value - other.value) > 1.96 * math.sqrt(variance)
+    if variance <= 0:
+        return 1.0
+    return math.erfc(abs(one.value - other.value) / math.sqrt(2 * variance))
+
+
+def differ(one: Score, other: Score) -> bool | None:
+    """Whether the scores of two runs differ by more than chance; None where that cannot be told."""
+    found = probability(one, other)
+    return None if found is None else found < 1 - CONFIDENCE
 
 
 def best_of(steps: Sequence[int], values: Sequence[float], mode: Mode) -> tuple[int, float] | None:

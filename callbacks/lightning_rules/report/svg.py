@@ -7,7 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK, OTHERS, ROLES
+from lightning_rules.report.style import INK, OTHERS, REST, ROLES, RUNS
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -18,6 +18,8 @@ COLOURS = {
     INK: "currentColor",
     **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")},
     **{colour: f"var(--other-{place})" for place, colour in enumerate(OTHERS[1:], 1)},
+    **{colour: f"var(--run-{place})" for place, colour in enumerate(RUNS) if place},
+    REST: "var(--run-rest)",
 }
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 
