@@ -126,12 +126,12 @@ def read_findings(path: Path) -> list[Finding]:
     return findings
 
 
-def findings_table(findings: Iterable[Finding], brief: bool = False) -> Table:
+def findings_table(findings: Iterable[Finding], shown: Iterable[Finding] | None = None) -> Table:
     """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption.
 
     Args:
         findings: All there are.
-        brief: Show those alone that ask something of a person: alarms, and information with advice.
+        shown: Those that are told, the others are counted; None for all.
     """
     findings = worst_first(findings)
     counts = Counter(finding.severity for finding in findings)
@@ -146,9 +146,7 @@ def findings_table(findings: Iterable[Finding], brief: bool = False) -> Table:
     table.add_column("severity", no_wrap=True)
     table.add_column("rule", no_wrap=True)
     table.add_column("what was seen, and what to do", overflow="fold")
-    for finding in findings:
-        if brief and not finding.advice and finding.severity < Severity.WARNING:
-            continue
+    for finding in findings if shown is None else worst_first(shown):
         style = STYLES[finding.severity]
         # Text, not str: messages may hold names of classes and files, whose brackets are not markup.
         said = Text(finding.message)
@@ -158,7 +156,9 @@ def findings_table(findings: Iterable[Finding], brief: bool = False) -> Table:
     return table
 
 
-def print_findings(findings: Iterable[Finding], folder: str | None = None, brief: bool = False) -> None:
+def print_findings(
+    findings: Iterable[Finding], folder: str | None = None, shown: Iterable[Finding] | None = None
+) -> None:
     """Print the table to standard output, and below it where the same findings are stored.
 
     Silent when the program has set the logger ``lightning_rules`` to more than warnings.
@@ -166,13 +166,13 @@ def print_findings(findings: Iterable[Finding], folder: str | None = None, brief
     Args:
         findings: All there are.
         folder: Of the run, whose file holds them; None without.
-        brief: Show those alone that ask something of a person, and count the others: a page tells them all.
+        shown: Those that are told, where a page tells all; the others are counted. None for all.
     """
     findings = list(findings)
     if not findings or not log.isEnabledFor(logging.WARNING):
         return
     console = Console()
-    console.print(findings_table(findings, brief))
+    console.print(findings_table(findings, shown))
     if folder is not None:
         path = f"{folder}/{FILE}"
         shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path

@@ -166,8 +166,9 @@ class Rule(Callback, ABC):
     def _print(self, trainer: Any) -> None:
         first = next((callback for callback in trainer.callbacks if isinstance(callback, Rule)), None)
         if first is self and trainer.is_global_zero:
+            findings = _findings_of(trainer)
             brief = any(getattr(callback, "tells_all", False) for callback in trainer.callbacks)
-            record.print_findings(_findings_of(trainer), self._folder, brief)
+            record.print_findings(findings, self._folder, list(filter(_asks(trainer), findings)) if brief else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, so that a resumed run still tells what was seen before."""
@@ -197,6 +198,18 @@ def refusal_of(error: Exception) -> str:
     log.debug("A measurement failed; the run goes on without it.", exc_info=error)
     said = str(error).partition(chr(10))[0]
     return f"{NotApplicable.prefix}the measurement failed with {type(error).__name__}: {said}"
+
+
+def _asks(trainer: Any) -> Callable[[Finding], bool]:
+    """Tells what a person has to know at once: alarms, advice, and what a rule has changed."""
+    enforcing = {rule.name for rule in trainer.callbacks if isinstance(rule, Rule) and rule.kind == "enforce"}
+
+    def asks(finding: Finding) -> bool:
+        changed = finding.rule in enforcing and finding.severity is Severity.INFO
+        acted = changed and not finding.message.startswith(NotApplicable.prefix)
+        return finding.severity >= Severity.WARNING or bool(finding.advice) or acted
+
+    return asks
 
 
 def _findings_of(trainer: Any) -> list[Finding]:

@@ -1,1 +1,1 @@
-"""The report card: one page that tells a person whether to trust a run, and what to do next."""
+"""Rules about showing a person what came of it."""

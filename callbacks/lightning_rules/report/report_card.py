@@ -52,8 +52,8 @@ class ReportCard(Monitor):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> from lightning_rules import recommended
-        >>> trainer = Trainer(callbacks=[*recommended(), ReportCard()], logger=False)
+        >>> from lightning_rules import GradientHealth
+        >>> trainer = Trainer(callbacks=[GradientHealth(), ReportCard()], logger=False)
 
     Source: Hui (2018), "How to start a deep learning project", on visualisation; Goodfellow et al. (2016), "Deep
         Learning", section 11.5, "Visualize the model in action".
