@@ -131,7 +131,7 @@ def test_what_is_told_of_two_runs(documents: dict[str, Document], seen_page: Any
     assert "96.4% to 99.2%" in text
     assert "−48.3 points more than chance (p < 0.001)" in text
     assert "This run failed: ValueError: loss is not finite at step 131." in text
-    assert "ended early, epoch 12 of 12" in text
+    assert "ended early, epoch 3 of 12" in text
     assert "97.2%" in text, "the test score"
     assert "8f612fc0" in text
     assert "✖ error" in text

@@ -39,7 +39,7 @@ def test_plain_text_where_the_output_is_no_terminal(capsys: pytest.CaptureFixtur
     print_summary(document, "elsewhere/report.html")
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
-    assert f"verdict  Usable, with 1 warning: look at {name} first." in printed
+    assert f"verdict  Look before you trust this run: 1 warning ({name})." in printed
     assert "report   elsewhere/report.html" in printed
 
 

@@ -1,9 +1,12 @@
 """The verdict, on documents that are made up."""
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.report.document import FINISHED, RUNNING, Document
+from lightning_rules.report.score import Score
 from lightning_rules.report.verdict import verdict_of
 
 OK = Finding("no-leak", Severity.OK, "Fine.")
@@ -18,7 +21,8 @@ RULE = {"name": "no-leak", "kind": "check", "says": "", "source": ""}
     [
         (FINISHED, [OK, BAD], "error", "Do not trust this run: 1 error (non-finite-gradients)."),
         (FINISHED, [BAD, BAD, WARN], "error", "Do not trust this run: 2 errors (non-finite-gradients), and 1 warning."),
-        (FINISHED, [WARN, OK, WARN_2], "warning", "Usable, with 2 warnings: look at dying-units and shuffle first."),
+        (FINISHED, [WARN, OK, WARN_2], "warning",
+         "Look before you trust this run: 2 warnings (dying-units and shuffle)."),
         (FINISHED, [OK], "ok", "Nothing is wrong that the rules can see: 1 rule looked, 1 thing held."),
         (RUNNING, [OK], "ok",
          "Unfinished, and nothing is wrong so far that the rules can see: 1 rule looked, 1 thing held."),
@@ -35,6 +39,30 @@ RULE = {"name": "no-leak", "kind": "check", "says": "", "source": ""}
 def test_line(state: str, findings: list[Finding], level: str, line: str) -> None:
     verdict = verdict_of(Document(state=state, findings=findings, rules=[RULE]))
     assert (verdict.level, verdict.line) == (level, line)
+
+
+GUESS = Score("val/accuracy", "max", 0.117, 39, 359, 0.088, 0.154, majority=0.103)
+
+
+@pytest.mark.parametrize(
+    ("score", "findings", "level", "line"),
+    [
+        (GUESS, [OK], "warning",
+         "No better than a guess: val/accuracy is 11.7%, and the commonest class alone gets 10.3%."),
+        (GUESS, [WARN], "warning",
+         "No better than a guess: val/accuracy is 11.7%, and the commonest class alone gets 10.3%; "
+         "1 warning (dying-units)."),
+        (GUESS, [BAD], "error", "Do not trust this run: 1 error (non-finite-gradients)."),
+        (replace(GUESS, low=0.12), [OK], "ok",
+         "Nothing is wrong that the rules can see: 1 rule looked, 1 thing held."),
+        (replace(GUESS, majority=None), [WARN], "warning",
+         "Look before you trust this run: 1 warning (dying-units)."),
+    ],
+)  # fmt: skip
+def test_a_score_that_a_guess_would_get(score: Score, findings: list[Finding], level: str, line: str) -> None:
+    verdict = verdict_of(Document(state=FINISHED, findings=findings, rules=[RULE], score=score))
+    assert (verdict.level, verdict.line) == (level, line)
+    assert "guess" not in verdict_of(Document(state=RUNNING, findings=[OK], rules=[RULE], score=score)).line, "yet"
 
 
 @pytest.mark.parametrize("state", [RUNNING, FINISHED])

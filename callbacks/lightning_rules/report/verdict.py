@@ -8,6 +8,7 @@ from typing import Literal
 
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.report.document import FINISHED, Document
+from lightning_rules.report.score import Score
 from lightning_rules.report.style import shortened
 
 NAMES = 3  # rules that are named
@@ -40,9 +41,24 @@ def verdict_of(document: Document) -> Verdict:
     if errors:
         more = f", and {_count(warnings, 'warning')}" if warnings else ""
         return Verdict("error", f"Do not trust this run: {_count(errors, 'error')} ({_names(errors)}){more}.")
+    told = f"{_count(warnings, 'warning')} ({_names(warnings)})" if warnings else ""
+    if document.score is not None and is_a_guess(document.score):
+        return Verdict("warning", f"{_guess(document.score)}{'; ' if told else ''}{told}.")
     if warnings:
-        return Verdict("warning", f"Usable, with {_count(warnings, 'warning')}: look at {_names(warnings)} first.")
+        return Verdict("warning", f"Look before you trust this run: {told}.")
     return _nothing(document, "Nothing is wrong that the rules can see")
+
+
+def is_a_guess(score: Score) -> bool:
+    """Whether always answering the commonest class would do as well, as far as the examples tell."""
+    if score.majority is None or score.mode == "min":
+        return False
+    return (score.value if score.low is None else score.low) <= score.majority
+
+
+def _guess(score: Score) -> str:
+    reached, guess = (f"{value:.1%}" for value in (score.value, score.majority or 0.0))
+    return f"No better than a guess: {score.name} is {reached}, and the commonest class alone gets {guess}"
 
 
 def _unfinished(document: Document, errors: Sequence[Finding], warnings: Sequence[Finding]) -> Verdict:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from lightning_rules.report.comparison import compared
+from lightning_rules.report.comparison_page import page_of_comparison
 from lightning_rules.report.document import Document
 from lightning_rules.report.page import page_of
 
@@ -98,7 +100,7 @@ def markup() -> str:
 def files(
     documents: Mapping[str, Document], run_picture: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Pages of runs as files; in the one called hostile, all names and texts hold markup and are long."""
+    """Pages of runs as files, and of runs compared; in those called hostile all texts hold markup and are long."""
     folder = tmp_path_factory.mktemp("pages")
     run_picture(folder)
     hostile = Document.from_json(json.dumps(marked(json.loads(documents["sick"].to_json()))))
@@ -107,6 +109,13 @@ def files(
     for name, document in {**documents, "hostile": hostile}.items():
         made[name] = folder / f"{name}.html"
         made[name].write_text(page_of(document, folder), encoding="utf-8")
+    shown = documents["healthy"].exhibits
+    for name, runs in {"compared": [], "compared-hostile": [hostile]}.items():
+        beside = [*runs, *(documents[one] for one in ("sick", "healthy", "unfinished", "healthy"))]
+        hrefs = [f"run_{place}/rules/report.html" for place in range(len(beside))]
+        text = page_of_comparison(compared(beside, hrefs), MARKUP if runs else "Runs", folder, shown, ["It is said."])
+        made[name] = folder / f"{name}.html"
+        made[name].write_text(text, encoding="utf-8")
     return made
 
 

@@ -22,7 +22,7 @@ window.probes = {
   // Pictures without a pixel and drawings without a box.
   unseen: () => [
     ...[...document.images].filter((one) => !(one.complete && one.naturalWidth > 0 && visible(one))),
-    ...[...document.querySelectorAll("svg")].filter((one) => !(box(one).right - box(one).left > 100)),
+    ...[...document.querySelectorAll("svg")].filter((one) => !(box(one).right - box(one).left > 20)),
   ].map(told),
 
   pictures: () => [document.images.length, document.querySelectorAll("svg").length],

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-KINDS = pytest.mark.parametrize("kind", ["healthy", "sick", "unfinished", "bare", "hostile"])
+KINDS = pytest.mark.parametrize(
+    "kind", ["healthy", "sick", "unfinished", "bare", "hostile", "compared", "compared-hostile"]
+)
 
 
 @KINDS
@@ -21,13 +23,23 @@ def test_nothing_is_asked_for_nothing_is_said_all_is_there_and_headings_are_in_o
     assert seen.said == []
     assert seen.probe("unseen") == []
     pictures, drawings = seen.probe("pictures")
-    assert pictures == (kind in ("healthy", "sick", "unfinished"))
+    assert pictures == (kind not in ("bare", "hostile"))
     assert drawings > 10 or (kind == "bare" and drawings == 0)
     levels = seen.probe("headings")
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert len(levels) > 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_markup_of_users_does_nothing_in_a_comparison(visit: Callable, markup: str) -> None:
+    seen = visit("compared-hostile")
+    seen.unfold()
+    assert seen.page.evaluate("window.taken") is None
+    assert seen.said == []
+    assert seen.page.title().startswith(markup)
+    assert seen.page.locator("main").inner_text().count("<svg onload=") > 5
+    assert seen.page.locator("iframe, textarea, a[href^='javascript'], [onload], [onerror]").count() == 0
 
 
 def test_markup_of_users_is_shown_letter_by_letter_and_does_nothing(visit: Callable, markup: str) -> None:
