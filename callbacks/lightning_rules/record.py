@@ -175,5 +175,5 @@ def print_findings(
     console.print(findings_table(findings, shown))
     if folder is not None:
         path = f"{folder}/{FILE}"
-        shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
-        console.print(Text(f"findings: {shown}\n"), soft_wrap=True)
+        place = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+        console.print(Text(f"findings: {place}\n"), soft_wrap=True)
