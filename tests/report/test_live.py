@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_rules import GradientHealth, ReportCard
+from lightning_rules import GradientHealth, ReportCard, record
 from lightning_rules.report import report_card
 from lightning_rules.report.document import HTML, JSON, Document
 from lightning_rules.report.page import page_of
@@ -128,6 +129,29 @@ def test_training_does_not_wait_for_the_page(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - began < 300
     assert len(started) == 1, "one page at a time"
     assert started[0].returncode == -signal.SIGTERM, "the last page is drawn in its place"
+
+
+def test_a_disk_that_is_full_for_a_while_costs_these_pages_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(report_card, "EVERY", 0.0)
+    monkeypatch.setattr(logging.getLogger("lightning_rules"), "propagate", True)
+    write, tries = record.write_file, []
+
+    def full(content: Any, path: str) -> None:
+        tries.append(path)
+        if path.endswith(JSON) and sum(one.endswith(JSON) for one in tries) == 1:
+            raise OSError(28, "No space left on device")
+        write(content, path)
+
+    monkeypatch.setattr(record, "write_file", full)
+    trainer = fit(GradientHealth(), ReportCard("json"))
+    assert {one.message for one in caplog.records if "No space left" in one.message} == {
+        f"The report of this run in {trainer.log_dir} could not be made (OSError: [Errno 28] No space left on device)."
+    }
+    found = Document.read(Path(str(trainer.log_dir)))
+    assert found.state == "finished"
+    assert found.series["gradient_norm/total"].steps[-1] == 64, "it has gone on"
 
 
 KILLED = """

@@ -87,6 +87,11 @@ class ReportCard(Monitor):
         self.form = form
 
     @property
+    def state_key(self) -> str:
+        """The same whatever the form: a run that is resumed with another one goes on with its series."""
+        return type(self).__qualname__
+
+    @property
     def tells_all(self) -> bool:
         """Whether there is a page with all findings, so that the terminal can be brief."""
         return self.form == "html" and self._folder is not None
@@ -162,12 +167,10 @@ class ReportCard(Monitor):
     def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:
         """Nothing but where the page is."""
         if self.form == "none" or self._folder is None:
-            return [Finding(NAME, Severity.INFO, "No report is written: " + self._why_none())]
+            why = "`form` is 'none'" if self.form == "none" else "the run has no log folder"
+            return [Finding(NAME, Severity.INFO, f"No report is written: {why}.")]
         page = HTML if self.form == "html" else JSON
         return [Finding(NAME, Severity.INFO, f"The report of this run is {page} in its log folder.")]
-
-    def _why_none(self) -> str:
-        return "`form` is 'none'." if self.form == "none" else "the run has no log folder."
 
     def looked(self, trainer: Any, last: bool) -> None:
         """Collect what the other rules know, and write it down where that is due."""
@@ -178,9 +181,8 @@ class ReportCard(Monitor):
                 for name, value in rule.scalars().items():
                     self.document.series.setdefault(name, Series()).add(trainer.global_step, float(value))
         if not last and self._is_due():
-            self._fill(trainer)
-            self._write()
-            self._draw_beside()
+            self._written = time.perf_counter()
+            _harmless(lambda: self._write_beside(trainer), f"The report of this run in {self._folder}")
 
     def _is_due(self) -> bool:
         """Pages come the more seldom the longer a run has gone on."""
@@ -234,13 +236,14 @@ class ReportCard(Monitor):
             fill()
             self._write()
             if self.tells_all:
+                from lightning_rules.report.page import page_of  # Jinja2, for those who draw
+
                 self._stop_drawing()
-                self._draw_here()
+                record.write_file(page_of(self.document, Path(str(self._folder))), f"{self._folder}/{HTML}")
 
         _harmless(save, f"The report of this run in {self._folder}")
 
     def _write(self) -> None:
-        self._written = time.perf_counter()
         if self.form != "none" and self._folder is not None:
             self.document.updated = _now()
             record.write_file(self.document.to_json(), f"{self._folder}/{JSON}")
@@ -252,28 +255,22 @@ class ReportCard(Monitor):
         spent = {} if self._meter is None else self._meter.read()
         collect(self.document, trainer, self._folder, {**spent, **self._cadence.costs})
 
-    def _draw_beside(self) -> None:
-        """Draw the page in a process of its own, unless the last is still at it."""
+    def _write_beside(self, trainer: Any) -> None:
+        """Write what is known, and draw the page in a process of its own, unless the last is still at it."""
+        self._fill(trainer)
+        self._write()
         local = self._folder is not None and "://" not in self._folder
         if self.form != "html" or not local or (self._drawing is not None and self._drawing.poll() is None):
             return
         command = [sys.executable, "-P", str(DRAW), str(self._folder)]
         quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        try:
-            self._drawing = subprocess.Popen(command, start_new_session=True, **quiet)
-        except OSError as error:
-            record.log.debug(f"The page could not be drawn while the run goes on: {error}")
+        self._drawing = subprocess.Popen(command, start_new_session=True, **quiet)
 
     def _stop_drawing(self) -> None:
         drawing, self._drawing = self._drawing, None
         if drawing is not None and drawing.poll() is None:
             drawing.terminate()
             drawing.wait()
-
-    def _draw_here(self) -> None:
-        from lightning_rules.report.page import page_of
-
-        record.write_file(page_of(self.document, Path(str(self._folder))), f"{self._folder}/{HTML}")
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, cadence, the series, and what was seen before the first step."""
