@@ -84,7 +84,9 @@ def test_workflow_runs_what_ci_runs_with_least_permissions() -> None:
     assert workflow["permissions"] == {"contents": "read"}
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in script
+    assert "export LIGHTNING_RULES_BROWSER=required" in script
 
 
 def test_licence_is_the_standard_text() -> None:

@@ -197,7 +197,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
             file.write('{"half')
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         write_findings([Finding("says", Severity.OK, "New.")], str(path))
     monkeypatch.undo()
@@ -245,6 +245,31 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
     print_findings([Finding("says", Severity.ERROR, "Loud.")])
     assert "Loud." in capsys.readouterr().out
+
+
+class Shows(Says):
+    """Shows all findings on a page."""
+
+    tells_all = True
+
+
+@pytest.mark.parametrize("has_page", [True, False])
+def test_where_a_page_tells_all_the_terminal_counts_what_asks_nothing_of_a_person(
+    has_page: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {
+        "Fine.": Finding("holds", Severity.OK, "Fine."),
+        "Eye.": Finding("told", Severity.INFO, "Eye."),
+        "Get more.": Finding("few", Severity.INFO, "Few.", "Get more."),
+        "Slow.": Finding("alarms", Severity.WARNING, "Slow."),
+        "Set.": Finding(Acts.name, Severity.INFO, "Set."),
+        "Nothing to set.": Finding(Acts.name, Severity.INFO, "Does not apply: Nothing to set."),
+    }
+    fit([Says(judge=lambda ranks: list(told.values())), Acts(), *([Shows()] if has_page else [])])
+    printed = " ".join(capsys.readouterr().out.split())
+    shown = {words for words in told if words in printed}
+    assert shown == ({"Get more.", "Slow.", "Set."} if has_page else set(told))
+    assert "1 warning, 4 info, 1 ok" in printed
 
 
 def test_worst_first_keeps_the_order_of_equals() -> None:

@@ -35,6 +35,7 @@ from lightning_rules.recommended import recommended
 from lightning_rules.regularise.freeze_by_size import FreezeBySize
 from lightning_rules.regularise.max_norm import MaxNorm
 from lightning_rules.regularise.weight_decay_groups import WeightDecayGroups
+from lightning_rules.report.report_card import ReportCard
 from lightning_rules.reproduce.exact_resume import ExactResume
 from lightning_rules.reproduce.export_weights import export_weights
 from lightning_rules.reproduce.git_tag_checkpoint import GitTagCheckpoint
@@ -92,6 +93,7 @@ __all__ = [
     "RecurrentInit",
     "ReplicaDrift",
     "Report",
+    "ReportCard",
     "Rule",
     "ScheduleAudit",
     "SeedEverything",

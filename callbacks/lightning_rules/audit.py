@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from lightning_rules.deadline import Deadline
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.preflight_check import PreflightCheck
 from lightning_rules.rule import attempt
@@ -24,11 +25,13 @@ class Part:
         names: The aspects that it reports on; its findings carry one of these names.
         measure: Takes what the audit has read, and the deadline; returns numbers, small and on the host. No collective.
         judge: A pure function from the numbers of all ranks to findings.
+        show: A pure function from the same numbers to what a person should see of them.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Any, Deadline], Any]
     judge: Callable[[Sequence[Any]], Iterable[Finding]]
+    show: Callable[[Sequence[Any]], Iterable[Exhibit]] = lambda ranks: ()
 
 
 class Audit(PreflightCheck):
@@ -39,6 +42,11 @@ class Audit(PreflightCheck):
     """
 
     parts: ClassVar[tuple[Part, ...]]
+    _exhibits: Sequence[Exhibit] = ()
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """What the parts have to show."""
+        return self._exhibits
 
     @abstractmethod
     def read(self, view: View, deadline: Deadline) -> Any:
@@ -57,11 +65,15 @@ class Audit(PreflightCheck):
         """The findings of all parts; those that do not apply for the same reason are told together."""
         findings: list[Finding] = []
         refused: dict[str, list[str]] = defaultdict(list)
+        shown: list[Exhibit] = []
         for part, measured in zip(self.parts, zip(*ranks, strict=True), strict=True):
             found, refusal = _judged(part, measured)
             findings += found
             if refusal:
                 refused[refusal] += part.names
+            else:
+                shown += attempt(partial(_shown, part, measured))[0] or ()
+        self._exhibits = shown
         return [*findings, *self._told(refused)]
 
     def _told(self, refused: dict[str, list[str]]) -> Iterator[Finding]:
@@ -77,6 +89,10 @@ def aspects_of(parts: Iterable[Part]) -> tuple[str, ...]:
 def _in_time(part: Part, seen: Any, deadline: Deadline) -> Any:
     deadline.require(0.0, "this part")
     return part.measure(seen, deadline)
+
+
+def _shown(part: Part, measured: Sequence[tuple[Any, str]]) -> list[Exhibit]:
+    return list(part.show([numbers for numbers, _ in measured]))
 
 
 def _judged(part: Part, measured: Sequence[tuple[Any, str]]) -> tuple[list[Finding], str]:

@@ -41,6 +41,7 @@ class Cadence:
     next_sample: int = 0
     next_look: int = LOOK
     idle_until: int = 0  # batches before which nothing is due
+    spent: float = 0.0  # seconds of samples and looks
     _plain_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _whole_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _sample_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -66,6 +67,12 @@ class Cadence:
         """What a batch takes that is not sampled: a median of the last; 0 while none was timed."""
         return median(self._plain_seconds) if self._plain_seconds else 0.0
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """What a batch takes that is not sampled, what one takes that is, and what samples and looks took in all."""
+        plain, whole = self.batch_seconds, median(self._whole_seconds) if self._whole_seconds else 0.0
+        return {"batch_seconds": plain, "sampled_batch_seconds": whole, "monitor_seconds": self.spent}
+
     def timed(self, seconds: float) -> None:
         """The batch that has just ended was not sampled, and took so long."""
         self._plain_seconds.append(seconds)
@@ -80,6 +87,7 @@ class Cadence:
         self.samples += 1
         self._sample_seconds.append(seconds)
         self._whole_seconds.append(whole)
+        self.spent += max(seconds, whole - self.batch_seconds if self._plain_seconds else 0.0)
         seldom = SELDOM if self.samples < FREE_SAMPLES else self.sample_every
         self.next_sample = self.batches - 1 + (DENSELY if self.samples < DENSE else seldom)
         self._plan()
@@ -88,6 +96,7 @@ class Cadence:
         """A look took so many seconds on the host."""
         self.looks += 1
         self._look_seconds.append(seconds)
+        self.spent += seconds
         early = min(LOOKS, LOOK << (self.looks - 1))
         self.next_look = self.batches + (early if self.looks < FREE_LOOKS else self.look_every)
         self._plan()

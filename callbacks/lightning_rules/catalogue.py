@@ -22,6 +22,7 @@ FAMILIES = {
     "regularise": "Rules about closing the gap between training and validation.",
     "combine": "Rules about several networks that answer together.",
     "reproduce": "Rules about getting the same result again.",
+    "report": "Rules about showing a person what came of it.",
 }
 
 # The headings of a rule's docstring, in this order, after its first sentence.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,25 @@ def log_figure(trainer: Any, name: str, figure: Any) -> None:
             import wandb
 
             logger.experiment.log({f"{PREFIX}{name}": wandb.Image(figure), "trainer/global_step": step})
+
+    _each_logger(trainer, send)
+
+
+def log_picture(trainer: Any, name: str, png: bytes) -> None:
+    """Log a PNG picture to the loggers that take pictures: TensorBoard's and W&B's."""
+    from PIL import Image
+
+    def send(logger: Any, step: int) -> None:
+        if not (hasattr(logger.experiment, "add_image") or hasattr(logger, "log_image")):
+            return
+        with Image.open(io.BytesIO(png)) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        if hasattr(logger.experiment, "add_image"):
+            logger.experiment.add_image(f"{PREFIX}{name}", pixels, global_step=step, dataformats="HWC")
+        else:
+            import wandb
+
+            logger.experiment.log({f"{PREFIX}{name}": wandb.Image(pixels), "trainer/global_step": step})
 
     _each_logger(trainer, send)
 

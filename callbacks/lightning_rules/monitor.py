@@ -116,6 +116,14 @@ class Monitor(Rule):
     def judge(self, ranks: Sequence[Any]) -> Iterable[Finding]:
         """Findings from the numbers of all ranks, in the order of ranks; pure, and the same on each rank."""
 
+    def looked(self, trainer: Any, last: bool) -> None:
+        """After a look, when all monitors have judged; no collective.
+
+        Args:
+            trainer: The run's Trainer.
+            last: Whether the fit has ended.
+        """
+
     def scalars(self) -> Mapping[str, float]:
         """Numbers to log after a look, by name; the names begin with what they are: ``"update_ratio/net.fc"``."""
         return {}
@@ -215,6 +223,9 @@ class Monitor(Rule):
             self._group = [monitor for monitor in group if monitor._active]
             self._each = [monitor for monitor in self._each if monitor._active]
             self._on_the_way = self._on_the_way if self._group == group else None
+        for monitor in group:
+            if monitor._active:
+                monitor._guarded(monitor.looked, trainer, last)
         self._cadence.agree([proposal for _, proposal in everywhere])
         self._cadence.looked(time.perf_counter() - began)
 

@@ -18,6 +18,7 @@ from lightning_rules.preflight.overfit_one_batch import OverfitOneBatch
 from lightning_rules.preflight.schedule_audit import ScheduleAudit
 from lightning_rules.preflight.step_size import StepSize
 from lightning_rules.preflight_check import PreflightCheck
+from lightning_rules.report.report_card import ReportCard
 from lightning_rules.reproduce.seed_everything import SeedEverything
 from lightning_rules.rule import Rule
 from lightning_rules.watch.activation_health import ActivationHealth
@@ -60,6 +61,7 @@ RECOMMENDED: tuple[type[Rule], ...] = (
     WorstErrors,
     SelectivePrediction,
     InputGallery,
+    ReportCard,
 )
 
 

@@ -70,21 +70,33 @@ def save(findings: Iterable[Finding], folder: str | None) -> None:
 
 
 def write_findings(findings: Iterable[Finding], path: str) -> None:
-    """One JSON object a line, written beside the target and then renamed.
+    """One JSON object a line, written as :func:`write_file` does.
 
     Raises:
         OSError: The folder cannot be made or written.
     """
-    text = "".join(finding.to_json() + "\n" for finding in findings)
+    write_file("".join(finding.to_json() + "\n" for finding in findings), path)
+
+
+def write_file(content: str | bytes, path: str) -> None:
+    """Write a file as a whole, local or at any address that fsspec knows; text as UTF-8.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
     if "://" in path:  # an object store: a write there is whole or not at all
-        with fsspec.open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with fsspec.open(path, "wb") as file:
+            file.write(_as_bytes(content))
         return
-    write_text(text, Path(path))
+    write_local(content, Path(path))
 
 
-def write_text(text: str, target: Path) -> None:
-    """Write a local file beside its place, then rename it; missing folders are made.
+def _as_bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def write_local(content: str | bytes, target: Path) -> None:
+    """Write a local file beside its place, then rename it; missing folders are made; text as UTF-8.
 
     Raises:
         OSError: The folder cannot be made or written; nothing is left there.
@@ -92,7 +104,7 @@ def write_text(text: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(_as_bytes(content))
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
@@ -114,8 +126,13 @@ def read_findings(path: Path) -> list[Finding]:
     return findings
 
 
-def findings_table(findings: Iterable[Finding]) -> Table:
-    """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption."""
+def findings_table(findings: Iterable[Finding], shown: Iterable[Finding] | None = None) -> Table:
+    """A table of findings for a terminal, worst first; what was checked and holds is counted in the caption.
+
+    Args:
+        findings: All there are.
+        shown: Those that are told, the others are counted; None for all.
+    """
     findings = worst_first(findings)
     counts = Counter(finding.severity for finding in findings)
     caption = ", ".join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
@@ -129,7 +146,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     table.add_column("severity", no_wrap=True)
     table.add_column("rule", no_wrap=True)
     table.add_column("what was seen, and what to do", overflow="fold")
-    for finding in findings:
+    for finding in findings if shown is None else worst_first(shown):
         style = STYLES[finding.severity]
         # Text, not str: messages may hold names of classes and files, whose brackets are not markup.
         said = Text(finding.message)
@@ -139,17 +156,24 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
-def print_findings(findings: Iterable[Finding], folder: str | None = None) -> None:
+def print_findings(
+    findings: Iterable[Finding], folder: str | None = None, shown: Iterable[Finding] | None = None
+) -> None:
     """Print the table to standard output, and below it where the same findings are stored.
 
     Silent when the program has set the logger ``lightning_rules`` to more than warnings.
+
+    Args:
+        findings: All there are.
+        folder: Of the run, whose file holds them; None without.
+        shown: Those that are told, where a page tells all; the others are counted. None for all.
     """
     findings = list(findings)
     if not findings or not log.isEnabledFor(logging.WARNING):
         return
     console = Console()
-    console.print(findings_table(findings))
+    console.print(findings_table(findings, shown))
     if folder is not None:
         path = f"{folder}/{FILE}"
-        shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
-        console.print(Text(f"findings: {shown}\n"), soft_wrap=True)
+        place = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+        console.print(Text(f"findings: {place}\n"), soft_wrap=True)

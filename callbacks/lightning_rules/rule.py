@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from lightning_rules import record
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.idle_hooks import rest_empty, wake_all
 from lightning_rules.namespace import callback_bases
@@ -73,6 +74,7 @@ class Rule(Callback, ABC):
         self.ignored: dict[str, str] = {}
         self._folder: str | None = None
         self._key: str | None = None
+        self._stage = "fit"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,6 +87,10 @@ class Rule(Callback, ABC):
         if self._key is None:  # Lightning asks at each hook of each step
             self._key = self._generate_state_key(**self.options)
         return self._key
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """What the rule has to show a person, as plain data, from what it holds on the host; on rank 0, at any time."""
+        return ()
 
     def observe(
         self, trainer: Any, measure: Callable[[], T], judge: Callable[[Sequence[T]], Iterable[Finding]]
@@ -141,7 +147,7 @@ class Rule(Callback, ABC):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the findings of an earlier fit. A subclass that overrides this calls ``super().setup(...)``."""
-        self._folder = trainer.log_dir
+        self._folder, self._stage = trainer.log_dir, stage
         wake_all(self)  # a fit that failed has left them at rest
         rest_empty(self)
         if stage == "fit":
@@ -160,15 +166,21 @@ class Rule(Callback, ABC):
     def _print(self, trainer: Any) -> None:
         first = next((callback for callback in trainer.callbacks if isinstance(callback, Rule)), None)
         if first is self and trainer.is_global_zero:
-            record.print_findings(_findings_of(trainer), self._folder)
+            findings = _findings_of(trainer)
+            brief = any(getattr(callback, "tells_all", False) for callback in trainer.callbacks)
+            record.print_findings(findings, self._folder, list(filter(_asks(trainer), findings)) if brief else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, so that a resumed run still tells what was seen before."""
         return {"findings": [finding.to_dict() for finding in self.findings]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
+        """The inverse of :meth:`state_dict`.
+
+        The checkpoint that a test loads does not change what the fit has found.
+        """
+        if self._stage == "fit":
+            self.findings = [Finding.from_dict(values) for values in state_dict["findings"]]
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, str]:
@@ -186,6 +198,18 @@ def refusal_of(error: Exception) -> str:
     log.debug("A measurement failed; the run goes on without it.", exc_info=error)
     said = str(error).partition(chr(10))[0]
     return f"{NotApplicable.prefix}the measurement failed with {type(error).__name__}: {said}"
+
+
+def _asks(trainer: Any) -> Callable[[Finding], bool]:
+    """Tells what a person has to know at once: alarms, advice, and what a rule has changed."""
+    enforcing = {rule.name for rule in trainer.callbacks if isinstance(rule, Rule) and rule.kind == "enforce"}
+
+    def asks(finding: Finding) -> bool:
+        changed = finding.rule in enforcing and finding.severity is Severity.INFO
+        acted = changed and not finding.message.startswith(NotApplicable.prefix)
+        return finding.severity >= Severity.WARNING or bool(finding.advice) or acted
+
+    return asks
 
 
 def _findings_of(trainer: Any) -> list[Finding]:

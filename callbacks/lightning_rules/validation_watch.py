@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_rules.answers import Answers, AnswerWatch
 from lightning_rules.class_names import class_names
+from lightning_rules.exhibit import Exhibit, Picture, Section
 from lightning_rules.figures import save
 from lightning_rules.log_to import log_figure
 from lightning_rules.monitor import Monitor, NotApplicable, View
@@ -25,6 +26,7 @@ class ValidationWatch(Monitor):
         self._watch: AnswerWatch | None = None
         self._batches = 0
         self._heard = 0
+        self._drawn = False
 
     def start(self, view: View) -> None:
         """Find the last layer, and what the classes are called.
@@ -114,8 +116,15 @@ class ValidationWatch(Monitor):
         figure = self.draw()
         if figure is not None:
             name = self.name.replace("-", "_")
-            save(figure, self._folder, name)
+            self._drawn = save(figure, self._folder, name) is not None
             log_figure(trainer, name, figure)
+
+    def picture(self, section: Section, title: str, caption: str) -> list[Exhibit]:
+        """The figure as an exhibit, when it has been drawn."""
+        name = self.name.replace("-", "_")
+        return (
+            [Exhibit(name, section, title, caption, Picture(f"{name}.png", title), [self.name])] if self._drawn else []
+        )
 
     def _release(self) -> None:
         super()._release()

@@ -47,6 +47,12 @@ def add_options(parser: LightningArgumentParser) -> None:
         help="Seconds that the checks before the first step of a fit may take together; null for no limit.",
     )
     parser.add_argument(
+        "--report",
+        type=Literal["html", "json", "none"],
+        default="html",
+        help="What a fit writes about itself: a page and the file it is drawn from, the file alone, or neither.",
+    )
+    parser.add_argument(
         "--test_after_fit",
         type=bool,
         default=False,

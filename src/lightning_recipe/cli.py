@@ -18,7 +18,17 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_recipe import after_fit, arguments, checkpoint_option, errors, noise, preconditions, restoring, summary
+from lightning_recipe import (
+    after_fit,
+    arguments,
+    checkpoint_option,
+    errors,
+    noise,
+    preconditions,
+    reporting,
+    restoring,
+    summary,
+)
 from lightning_recipe.runs import bootstrap, ensemble, folds
 from lightning_recipe.runs.pool import as_command
 from lightning_recipe.trainer import RecipeTrainer
@@ -65,7 +75,7 @@ class RecipeCLI(LightningCLI):
             # Optimisers belong to the model: `model.init_args.optimizer`.
             auto_configure_optimizers=False,
             parser_kwargs={
-                "epilog": f"{restoring.EPILOG} {ensemble.EPILOG}",
+                "epilog": f"{restoring.EPILOG} {ensemble.EPILOG} {reporting.EPILOG}",
                 **{name: {"usage": _USAGE} for name in self.subcommands()},
             },
             parser_class=arguments.Parser,
@@ -131,10 +141,13 @@ class RecipeCLI(LightningCLI):
 
     def _rules(self, configured: Sequence[Callback]) -> list[Callback]:
         """The recommended rules, less those that the config has set up its own way."""
-        from lightning_rules import recommended
+        from lightning_rules import ReportCard, recommended
 
         present = {type(callback) for callback in configured}
         rules = recommended(self._option("ignore_rules"), self._option("check_budget"))
+        for rule in rules:
+            if isinstance(rule, ReportCard):
+                rule.form = self._option("report")
         return [rule for rule in rules if type(rule) not in present]
 
     def after_instantiate_classes(self) -> None:
@@ -240,8 +253,8 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
         args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
 
     Returns:
-        The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`
-        and `ensemble`.
+        The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`,
+        `report` and `ensemble`.
 
     Raises:
         SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
@@ -251,6 +264,9 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
     try:
         if isinstance(given, list) and given[:1] == ["restore"]:
             restoring.run(given[1:])
+            return None
+        if isinstance(given, list) and given[:1] == [reporting.NAME]:
+            reporting.run(given[1:])
             return None
         if isinstance(given, list) and given[:1] == [ensemble.NAME]:
             ensemble.run(given[1:], ensemble.CommandLine(settings_of, RecipeCLI))

@@ -173,7 +173,9 @@ def path_rows(log_dir: str | None) -> list[tuple[str, str]]:
     if log_dir is None:
         return []
     findings = Path(log_dir) / "rules" / "findings.jsonl"
+    page = findings.with_name("report.html")
     return [
         ("Logs", shown_path(log_dir)),
         ("Findings", shown_path(findings) if findings.is_file() else "none recorded"),
+        *([("Report", shown_path(page))] if page.is_file() else []),
     ]

@@ -19,6 +19,7 @@ OPTIONS = {
     "rules": "recommended",
     "check_budget": 10.0,
     "ignore_rules": {},
+    "report": "html",
     "test_after_fit": False,
     "fold": None,
     "bootstrap": None,

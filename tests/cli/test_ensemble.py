@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,10 @@ import torch
 import yaml
 
 from lightning_recipe.cli import RecipeCLI
+from lightning_recipe.runs.ensemble_report import write_report
 from lightning_recipe.runs.manifest import Entry, file_hash
+from lightning_recipe.runs.members import make_members
+from lightning_rules.report.document import JSON
 
 Command = Callable[..., RecipeCLI | None]
 Error = Callable[..., str]
@@ -49,9 +53,14 @@ def record(member: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def test_members_become_one_checkpoint_and_are_not_trained_again(command: Command, capfd: Capture) -> None:
-    arguments = ["ensemble", "--members=2", *SETTINGS]
+    arguments = ["ensemble", "--members=2", *SETTINGS, "--trainer.callbacks+=ReportCard"]
     command(*arguments)
     printed = capfd.readouterr().out
+    assert re.search(r"^Report +logs/ensemble-seeds/report.html$", printed, re.MULTILINE)
+    page = (FOLDER / "report.html").read_text(encoding="utf-8")
+    assert "<h1>ensemble-seeds: 2 runs</h1>" in page
+    assert '<a href="member_1/version_0/rules/report.html">' in page
+    assert re.search(r"<strong>Members and ensemble, test</strong>.*>member_1</text>", page, re.DOTALL)
     assert "member_0, 1 of 2 to train:" in printed
     assert re.search(r"member_1 is finished after \d+\.\d s", printed)
     assert re.search(r"^Fits +2 of 2$", printed, re.MULTILINE)
@@ -69,6 +78,25 @@ def test_members_become_one_checkpoint_and_are_not_trained_again(command: Comman
     assert "to train" not in again
     assert f"member_1 is finished: {paths[1]}" in again
     assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_a_page_that_cannot_be_made_is_one_line(tmp_path: Path, capfd: Capture) -> None:
+    members, trainer = make_members({"trainer": {}}, "seeds", 2, tmp_path, {}), SimpleNamespace(callbacks=[])
+    assert write_report(tmp_path, members, trainer) is None
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert "No page compares the members: member_0, member_1 have no report (made with --report none" in captured.out
+    for member in members:
+        path = tmp_path / member.name / "version_0" / JSON
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert write_report(tmp_path, members, trainer) is None
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("warning: the page of the ensemble could not be made (ValueError: ")
+    assert "member_0/version_0/rules/report.json is not a report of lightning-rules" in said
+    assert write_report(tmp_path, members[:1], None) is None
+    (path.parent / "report.html").write_text("")
+    assert write_report(tmp_path, members[1:], None) == path.parent / "report.html", "snapshots: that of their fit"
 
 
 @pytest.fixture

@@ -122,6 +122,7 @@ def test_wandb_runs_offline_and_keeps_the_metrics(monkeypatch: pytest.MonkeyPatc
         cli = run(ROOT / "configs" / "logger_wandb.yaml", monkeypatch)
     finally:
         wandb.finish()
+        wandb.teardown()  # waits for the process that writes the file
     [folder] = Path("logs/wandb").glob("offline-run-*")
     [record] = folder.glob("run-*.wandb")
     content = record.read_bytes()

@@ -37,7 +37,8 @@ def test_a_new_users_way(
         assert "failed" not in tested
         trained = run(*make, "train", "ARGS=--trainer.max_epochs 1", cwd=project)
         assert "Test accuracy" in trained
-        assert "blank-inputs" in trained
+        (page,) = (project / "logs").rglob("report.html")
+        assert "blank-inputs" in page.read_text(encoding="utf-8"), "a rule of one's own stands beside the others"
         assert (project / "logs").is_dir()
         assert run("git", "status", "--porcelain", cwd=project) == ""
 

@@ -42,19 +42,27 @@ def comparison_table(comparison: Comparison, split: str) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    gain = "gain in MSE" if regression else "gain"
-    for name in ("model", "RMSE" if regression else "accuracy", "95% interval", gain, "NLL", "ECE", "nets"):
+    for name in columns_of(comparison):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     mean = comparison.mean[split]
     table.add_row("mean of singles", _number(mean["value"], regression), "", "", _short(mean.get("nll")),
                   _short(mean.get("ece")), "")  # fmt: skip
     for row in comparison.rows:
         style = "bold" if row.name == comparison.winner else ""
-        table.add_row(*(Text(cell, style=style) for cell in _cells(row, split, regression)))
+        table.add_row(*(Text(cell, style=style) for cell in cells_of(comparison, row, split)))
     return table
 
 
-def _cells(row: Row, split: str, regression: bool) -> tuple[str, ...]:
+def columns_of(comparison: Comparison) -> tuple[str, ...]:
+    """The titles of the columns."""
+    regression = comparison.reading.task == "regression"
+    measured = ("RMSE", "95% interval", "gain in MSE") if regression else ("accuracy", "95% interval", "gain")
+    return ("model", *measured, "NLL", "ECE", "nets")
+
+
+def cells_of(comparison: Comparison, row: Row, split: str) -> tuple[str, ...]:
+    """One model's numbers on a split (``"val"`` or ``"test"``), a text a column; accuracies in percent."""
+    regression = comparison.reading.task == "regression"
     scores: Scores = row.scores[split]
     gain, half = row.gains[split]
     shown = "" if row.name == BEST else f"{_number(gain, regression, sign=True)} ± {_number(half, regression)}"

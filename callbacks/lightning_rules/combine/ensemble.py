@@ -12,12 +12,14 @@ import torch
 from lightning_rules.combine.averaging import Average, Weighting
 from lightning_rules.combine.candidates import compare_all
 from lightning_rules.combine.comparison import ENSEMBLE, Comparison, Criterion
+from lightning_rules.combine.comparison_exhibits import exhibits_of
 from lightning_rules.combine.comparison_table import print_comparison
 from lightning_rules.combine.member_files import MemberFiles
 from lightning_rules.combine.snapshots import Cycles
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.ranks import gather, on_rank_zero
-from lightning_rules.record import write_text
+from lightning_rules.record import write_local
 from lightning_rules.rule import NotApplicable, Rule
 
 NAME = "ensemble"
@@ -142,6 +144,10 @@ class Ensemble(Rule):
         if self.members == "snapshots" and not self._refused and trainer.global_step:
             self._take(trainer)
 
+    def exhibits(self) -> list[Exhibit]:
+        """The members and what was made of them, once they were compared."""
+        return [] if self.comparison is None else exhibits_of(self.comparison)
+
     @property
     def _refused(self) -> bool:
         return self.cycles is not None and not self._cycles.base
@@ -217,7 +223,7 @@ class Ensemble(Rule):
 
     def _write(self, folder: Path, files: MemberFiles, comparison: Comparison, soups: dict[str, Any]) -> str:
         """Write what was found; why the ensemble could not be saved, or nothing."""
-        write_text(json.dumps(comparison.to_dict(), indent=1), folder / "comparison.json")
+        write_local(json.dumps(comparison.to_dict(), indent=1), folder / "comparison.json")
         if comparison.winner in soups:
             files.save_soup(folder / "soup.ckpt", soups[comparison.winner])
         try:

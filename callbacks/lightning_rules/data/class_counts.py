@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lightning_rules.audit import Part
+from lightning_rules.class_names import class_names, name_of
 from lightning_rules.data.data_seen import DataSeen, SplitSample
 from lightning_rules.deadline import Deadline
+from lightning_rules.exhibit import Bars, Exhibit, Role, Section
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.labels import draws
 from lightning_rules.rule import NotApplicable
@@ -23,6 +25,7 @@ RARER = 8.0  # a class this many times rarer in training than in validation is a
 NOISE = 5.0  # standard errors of the difference of two shares
 EXPECTED = 5.0  # examples of a missing class that the other split makes one expect
 SURELY = 20.0
+SHOWN = 14  # classes in a figure
 MOST_CLASSES = 0.5  # distinct integer labels an example, above which they are ids or counts, not classes
 
 
@@ -40,6 +43,7 @@ class Counts:
         softmax: Whether the loss picks one of ``classes``.
         handled: Whether the loss or the sampler weighs classes.
         used: Whether a loss is given these labels.
+        names: Of the classes, in the order of their labels; empty where nobody says.
     """
 
     train: dict[int, int]
@@ -51,6 +55,7 @@ class Counts:
     softmax: bool = False
     handled: bool = False
     used: bool = True
+    names: list[str] = field(default_factory=list)
 
 
 def measure(seen: DataSeen, deadline: Deadline) -> Counts:
@@ -76,6 +81,7 @@ def measure(seen: DataSeen, deadline: Deadline) -> Counts:
         softmax=own is not None and own.kind == "softmax",
         handled=(own is not None and own.weighted) or _samples_by_weight(seen.train),
         used=own is not None or not calls,
+        names=class_names(seen.view.trainer, [seen.train.loader]),
     )
 
 
@@ -111,9 +117,7 @@ def _samples_by_weight(sample: SplitSample) -> bool:
 
 def judge(ranks: Sequence[Counts]) -> Iterator[Finding]:
     """Findings; labels are read alike on all ranks, or added up where each rank reads its own."""
-    counts = ranks[0]
-    if counts.train_size is None:
-        counts = _added(ranks)
+    counts = _of_all(ranks)
     if not counts.used:
         return
     missing = list(_missing(counts))
@@ -122,6 +126,34 @@ def judge(ranks: Sequence[Counts]) -> Iterator[Finding]:
         yield Finding("missing-class", Severity.OK, f"All {len(counts.validation)} validation classes are trained.")
     yield _imbalance(counts)
     yield from _sizes(counts)
+
+
+def _of_all(ranks: Sequence[Counts]) -> Counts:
+    return ranks[0] if ranks[0].train_size is not None else _added(ranks)
+
+
+def show(ranks: Sequence[Counts]) -> Iterator[Exhibit]:
+    """The share of each class in each split, the commonest and the rarest where there are many."""
+    counts = _of_all(ranks)
+    if not counts.used:
+        return
+    splits: list[tuple[Role, dict[int, int]]] = [("train", counts.train), ("validation", counts.validation or {})]
+    splits = [(role, known) for role, known in splits if known]
+    labels = sorted({label for _, known in splits for label in known})
+    by_size = sorted(labels, key=lambda label: -counts.train.get(label, 0))
+    shown = labels if len(labels) <= SHOWN else [*by_size[: SHOWN // 2], *by_size[-(SHOWN - SHOWN // 2) :]]
+    bars = [(label, role, known) for label in shown for role, known in splits]
+    content = Bars(
+        [name_of(counts.names, label) if role == splits[0][0] else "" for label, role, _ in bars],
+        [100 * known.get(label, 0) / sum(known.values()) for label, _, known in bars],
+        "share of the split (%)",
+        [role for _, role, _ in bars],
+    )
+    read = " and ".join(f"{sum(known.values()):,} {role}" for role, known in splits)
+    few = f" The {SHOWN // 2} commonest and rarest of {len(labels)} classes." if len(shown) < len(labels) else ""
+    caption = f"Of {read} labels. Splits that differ were not drawn alike.{few}"
+    rules = ["missing-class", "imbalance", "class-size"]
+    yield Exhibit("class_balance", Section.DATA, "Class balance", caption, content, rules)
 
 
 def _added(ranks: Sequence[Counts]) -> Counts:
@@ -232,6 +264,6 @@ def _listed(absent: dict[int, int]) -> str:
     return shown + (", ..." if len(absent) > 5 else "")
 
 
-PART = Part(("missing-class", "imbalance", "class-size", "k-fold-when-small", "split-ratio"), measure, judge)
+PART = Part(("missing-class", "imbalance", "class-size", "k-fold-when-small", "split-ratio"), measure, judge, show)
 
 __all__ = ["PART", "Counts", "counted", "judge", "measure"]

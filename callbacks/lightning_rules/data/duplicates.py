@@ -14,6 +14,7 @@ from lightning_rules.audit import Part
 from lightning_rules.data.data_seen import DataSeen, SplitSample
 from lightning_rules.data.stored_inputs import hashes, positions
 from lightning_rules.deadline import Deadline
+from lightning_rules.exhibit import Exhibit, Listing, Section
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.rule import NotApplicable
 
@@ -253,4 +254,26 @@ def _conflicts(twins: Twins) -> Iterator[Finding]:
     yield Finding("conflicting-labels", severity, message, advice, {"conflicting": twins.conflicting})
 
 
-PART = Part(("no-leak", "no-duplicates", "conflicting-labels"), measure, judge)
+def show(ranks: Sequence[Twins]) -> Iterator[Exhibit]:
+    """How many examples of each split have a copy in training."""
+    twins = ranks[0]
+    rows = [["training", f"{twins.train:,}", _counted(twins.doubled, twins.train), _share(twins.close)]]
+    if twins.validation:
+        near = twins.close_leaked if twins.queried else None
+        leaked = _counted(twins.leaked, twins.validation)
+        rows.append(["validation", f"{twins.validation:,}", leaked, _share(near)])
+    columns = ["split", "compared", "with a copy in training", "with a near copy in training"]
+    caption = f"Copies in validation make the score too good; of what was read: {twins.looked_at}."
+    rules = ["no-leak", "no-duplicates", "conflicting-labels"]
+    yield Exhibit("overlap", Section.DATA, "Overlap of the splits", caption, Listing(columns, rows), rules)
+
+
+def _counted(share: float, examples: int) -> str:
+    return f"{round(share * examples):,} ({share:.1%})"
+
+
+def _share(share: float | None) -> str:
+    return "not measured" if share is None else f"{share:.1%}"
+
+
+PART = Part(("no-leak", "no-duplicates", "conflicting-labels"), measure, judge, show)

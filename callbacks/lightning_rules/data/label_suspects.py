@@ -16,6 +16,7 @@ from lightning_rules.data.data_seen import DataSeen, SplitSample
 from lightning_rules.data.label_pictures import draw
 from lightning_rules.data.label_signal import NAME, Signal
 from lightning_rules.data.probe_targets import labels_from
+from lightning_rules.exhibit import Exhibit, Listing, Section
 from lightning_rules.preflight_check import Deadline, Finding, NotApplicable, PreflightCheck, View
 
 TRAINING = 2000  # examples that are probed, at most
@@ -92,6 +93,16 @@ class LabelSuspects(PreflightCheck):
             raise ValueError(f"Expected `seconds` to be positive, but got {seconds!r}.")
         self.seconds = seconds
         self._shown: list[tuple[Suspect, Tensor]] = []
+        self._listed: list[Suspect] = []
+
+    def exhibits(self) -> list[Exhibit]:
+        """The labels that look wrong."""
+        if not self._listed:
+            return []
+        rows = [[str(one.index), one.given, one.suggested, f"{one.confidence:.1%}"] for one in self._listed]
+        table = Listing(["example", "label", "looks like", "probability of its label"], rows)
+        caption = "Training examples whose label a simple probe contradicts, the most suspect first: look at them."
+        return [Exhibit("label_suspects", Section.DATA, "Labels that look wrong", caption, table, [NAME])]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measure, judge, and draw the suspects on rank 0."""
@@ -117,6 +128,7 @@ class LabelSuspects(PreflightCheck):
         if labels.names:
             suspects = suspects_among(probed, labels, splits[0][2], own)
             rows = dict(zip(splits[0][2], splits[0][0], strict=True))
+            self._listed = suspects.listed if suspects else []
             self._shown = [(suspect, rows[suspect.index]) for suspect in suspects.listed] if suspects else []
         return LabelsSeen(signal, suspects)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.batches import leaves
+from lightning_rules.exhibit import Bars, Exhibit, Section
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.losses import Kind, LossCall
 from lightning_rules.priors import constant_output, per_example, tally_of
@@ -107,6 +108,17 @@ class LossAtInit(Rule):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loss before the first step."""
         self.observe(trainer, lambda: see_losses(trainer, pl_module), judge_ranks)
+
+    def exhibits(self) -> list[Exhibit]:
+        """The loss beside what it should be, once it was seen."""
+        seen = next((one.evidence for one in self.findings if "prior_loss" in one.evidence), None)
+        if seen is None:
+            return []
+        labels = ["this network", "the best constant answer", "a network that puts out zeros"]
+        values = [float(seen[name] or 0.0) for name in ("loss", "prior_loss", "zero_output_loss")]
+        caption = f"Of {seen['examples']:,.0f} examples. A fresh network knows no more than the best constant answer."
+        content = Bars(labels, values, "loss before the first step")
+        return [Exhibit("loss_at_init", Section.INITIALISATION, "Loss at the start", caption, content, [NAME])]
 
 
 def see_losses(trainer: Any, pl_module: Any) -> dict[tuple[int, str, Kind], LossSeen]:

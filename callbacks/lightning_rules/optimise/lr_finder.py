@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.finding import Finding, Severity
 from lightning_rules.optimise import rate_search
-from lightning_rules.optimise.rate_curve import save_curve
+from lightning_rules.optimise.rate_curve import exhibit, save_curve
 from lightning_rules.optimise.rate_search import Search
 from lightning_rules.rates import multiply_rates, refuse_unknown_schedulers
 from lightning_rules.rule import NotApplicable, Rule
@@ -87,12 +88,13 @@ class LRFinder(Rule):
         self.budget = budget
         self.apply = apply
         self.suggestion: float | None = None
+        self._found: tuple[Search, float] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget an earlier fit."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.suggestion = None
+            self.suggestion, self._found = None, None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Search, and train with what was found."""
@@ -105,12 +107,17 @@ class LRFinder(Rule):
         self.observe(trainer, lambda: self._search(trainer, pl_module), judge)
         for search, before in searches:
             self.suggestion = search.rate
+            self._found = search, before
             if trainer.is_global_zero:
                 save_curve(search, before, self._folder)
             if self.apply:
                 schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
                 multiply_rates(trainer.optimizers[0], schedulers, search.rate / before)
                 _tell_module(pl_module, before, search.rate)
+
+    def exhibits(self) -> list[Exhibit]:
+        """The curves of the search, when it has ended."""
+        return [] if self._found is None else [exhibit(*self._found)]
 
     def _search(self, trainer: Any, module: Any) -> tuple[Search, float]:
         """The search, and the rate that the run would have had."""

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lightning_rules.exhibit import Curve, Curves, Exhibit, Section
 from lightning_rules.optimise.rate_search import Candidate, Search
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,20 @@ def to_dict(search: Search, before: float) -> dict[str, Any]:
             for c in search.candidates
         ],
     }
+
+
+def exhibit(search: Search, before: float) -> Exhibit:
+    """The range test, with the rates before and after."""
+    test = search.range_test
+    rates = test.rates.tolist()
+    curves = [
+        Curve("each batch", rates, test.losses.tolist(), "train", faint=True),
+        Curve("smoothed", rates, test.smoothed.tolist(), "train"),
+    ]
+    marks = [(before, f"before: {before:.1e}"), (search.rate, f"suggested: {search.rate:.1e}")]
+    content = Curves(curves, "learning rate", "loss", log_x=True, marks=marks)
+    caption = "The loss while the rate grows from step to step; short runs at constant rates decided."
+    return Exhibit("lr_finder", Section.LEARNING_RATE, "Search for a learning rate", caption, content, ["lr-finder"])
 
 
 def _finite(value: float) -> float | None:

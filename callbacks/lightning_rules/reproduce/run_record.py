@@ -20,7 +20,7 @@ from lightning_rules.reproduce.resolved_config import resolved_config
 FORMAT = 1
 
 
-def describe_run(trainer: Any, pl_module: Any) -> dict[str, Any]:
+def describe_run(trainer: Any, pl_module: Any, snapshot: bool = True) -> dict[str, Any]:
     """The record of a run: JSON-able, and loadable by ``torch.load(weights_only=True)``.
 
     For rank 0 alone: no collective is called. Takes a snapshot of the code, see :meth:`Repository.snapshot`. It never
@@ -31,6 +31,7 @@ def describe_run(trainer: Any, pl_module: Any) -> dict[str, Any]:
     Args:
         trainer: The run's Trainer, of either namespace.
         pl_module: Its module.
+        snapshot: Whether to store what is not committed; else the repository is only read.
 
     Returns:
         ``format``, ``id`` (32 hexadecimal digits), ``run`` ("digits/version_3"), ``started`` (ISO 8601, UTC),
@@ -41,7 +42,8 @@ def describe_run(trainer: Any, pl_module: Any) -> dict[str, Any]:
     """
     started = datetime.now(UTC)
     record_id, run = uuid.uuid4().hex, run_name(trainer, started)
-    code = describe_code(f"Code of the run {run}\n\nRecord {record_id}\n", own_folders(trainer))
+    message = f"Code of the run {run}\n\nRecord {record_id}\n" if snapshot else None
+    code = describe_code(message, own_folders(trainer))
     config = resolved_config(trainer, pl_module)
     record: dict[str, Any] = plain(
         {
@@ -91,8 +93,13 @@ def own_folders(trainer: Any) -> list[Path]:
     return [folder for folder in dict.fromkeys(local) if not here.is_relative_to(folder)]
 
 
-def describe_code(message: str, exclude: list[Path]) -> dict[str, Any]:
-    """The code of this program, with a snapshot of what is not committed; the sentence ``why_not`` where one fails."""
+def describe_code(message: str | None, exclude: list[Path]) -> dict[str, Any]:
+    """The code of this program, with a snapshot of what is not committed; the sentence ``why_not`` where one fails.
+
+    Args:
+        message: Of the snapshot's commit; None for no snapshot.
+        exclude: Folders that are left out.
+    """
     code: dict[str, Any] = dict.fromkeys(("commit", "branch", "dirty", "snapshot", "root", "why_not"))
     code |= {"left_out": [], "submodules": {}, "import_paths": []}
     try:
@@ -100,6 +107,8 @@ def describe_code(message: str, exclude: list[Path]) -> dict[str, Any]:
         code |= {"root": str(repository.root), "import_paths": _import_paths(repository.root)}
         code |= {"commit": repository.commit, "branch": repository.branch}
         code["dirty"] = True  # a snapshot that is refused has something to hold
+        if message is None:
+            return {**code, "dirty": repository.dirty}
         snapshot = repository.snapshot(message, exclude)
     except (NoRepository, GitError) as error:
         return {**code, "why_not": str(error)}

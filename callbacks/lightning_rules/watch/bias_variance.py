@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_rules.batches import leaves
+from lightning_rules.exhibit import Bars, Exhibit, Role, Section
 from lightning_rules.loaders import peek
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, Severity, View
 from lightning_rules.rule import Rule, attempt
@@ -205,6 +206,11 @@ class BiasVariance(Monitor):
         answers = int(error.answers) if error else 0
         return replace(end.validations, series=dict(self._series), answers=answers, is_error=is_error)
 
+    def exhibits(self) -> list[Exhibit]:
+        """The errors beside each other, when they are known."""
+        known = next((one.evidence for one in self.findings if "train_error" in one.evidence), None)
+        return [] if known is None else [errors_beside(known)]
+
     def _release(self) -> None:
         super()._release()
         self._fresh, self._trainer = [], None
@@ -217,6 +223,21 @@ class BiasVariance(Monitor):
         """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self._series = {name: list(values) for name, values in state_dict["series"].items()}
+
+
+def errors_beside(evidence: Mapping[str, Any]) -> Exhibit:
+    """Bars of the errors of a verdict, from its evidence; pure."""
+    parts: list[tuple[str, str, Role]] = [
+        ("best known", "human_error", "other"),
+        ("training", "train_error", "train"),
+        ("train-dev", "train_dev_error", "validation"),
+        ("validation", "validation_error", "validation"),
+    ]
+    there = [(label, float(evidence[key]), role) for label, key, role in parts if evidence.get(key) is not None]
+    caption = "From bar to bar: avoidable bias, variance, and what training data lack; work on the longest step first."
+    labels, values, roles = zip(*there, strict=True)
+    bars = Bars(labels, values, str(evidence["unit"]), roles)
+    return Exhibit("bias_variance", Section.BIAS_VARIANCE, "Bias and variance", caption, bars, BiasVariance.aspects)
 
 
 def _keeps_best(callback: Any) -> bool:

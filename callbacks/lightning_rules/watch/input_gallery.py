@@ -12,12 +12,14 @@ from torch import Tensor
 from lightning_rules.answers import main_input
 from lightning_rules.batches import split_batch
 from lightning_rules.class_names import class_names, name_of
+from lightning_rules.exhibit import Exhibit, Picture, Section
 from lightning_rules.figures import INK, draw_example, new_figure, plain, save, small
 from lightning_rules.log_to import log_figure
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, Sample, Severity, View
 from lightning_rules.watch.normalisation import for_the_eye, normalisation_of
 
 NAME = "input-gallery"
+FIGURE = "input_gallery"
 EXAMPLES = 16
 COLUMNS = 4
 
@@ -97,6 +99,7 @@ class InputGallery(Monitor):
         self._seen: dict[str, Any] | None = None
         self._done = False
         self._drawn = False
+        self._saved = False
 
     def start(self, view: View) -> None:
         """Ask the data for the names of its classes and for how it was normalised."""
@@ -162,12 +165,20 @@ class InputGallery(Monitor):
         if self._active and self.gallery is not None and not self._drawn:
             self._guarded(self._draw, trainer)
 
+    def exhibits(self) -> list[Exhibit]:
+        """The figure, when it has been drawn."""
+        if not self._saved:
+            return []
+        title = "What enters the network"
+        caption = "The first training batch as the network gets it, with its targets: is it what you would expect?"
+        return [Exhibit(FIGURE, Section.DATA, title, caption, Picture(f"{FIGURE}.png", title), [NAME])]
+
     def _draw(self, trainer: Any) -> None:
         self._drawn = True
         if self.gallery is not None and self.gallery.inputs is not None and trainer.is_global_zero:
             figure = draw_gallery(self.gallery, self.names, self.normalisation)
-            save(figure, self._folder, "input_gallery")
-            log_figure(trainer, "input_gallery", figure)
+            self._saved = save(figure, self._folder, FIGURE) is not None
+            log_figure(trainer, FIGURE, figure)
 
     def _release(self) -> None:
         super()._release()

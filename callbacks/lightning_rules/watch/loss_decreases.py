@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_rules.exhibit import Curve, Curves, Exhibit, Section
 from lightning_rules.monitor import Finding, Monitor, NotApplicable, View
 from lightning_rules.watch.loss_history import LossHistory, mean_over_ranks
 from lightning_rules.watch.loss_judgements import LossesSeen, judge
@@ -130,6 +131,19 @@ class LossDecreases(Monitor):
     def judge(self, ranks: Sequence[LossesSeen]) -> Iterable[Finding]:
         """Judge the mean curve of the ranks."""
         return judge_ranks(ranks)
+
+    def exhibits(self) -> list[Exhibit]:
+        """The training loss, and what always answering the prior costs."""
+        history = self._history
+        places = [(number + 0.5) * history.block for number in range(len(history.means))]
+        if not places:
+            return []
+        curves = [Curve("training loss", places, history.means, "train")]
+        if self._prior is not None:
+            curves.append(Curve("the prior alone", [places[0], places[-1]], [self._prior.mean] * 2))
+        caption = "Means of equally many batches; below the prior's line something is learned of the inputs."
+        content = Curves(curves, "training batch", "loss as training_step returns it")
+        return [Exhibit("training_loss", Section.CURVES, "Training loss", caption, content, self.aspects)]
 
     def scalars(self) -> dict[str, float]:
         """The level of the latest losses, and the standard deviation around it."""

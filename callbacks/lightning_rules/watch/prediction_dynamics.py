@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_rules.answers import Answers
+from lightning_rules.exhibit import Exhibit, Section
 from lightning_rules.figures import INK, RIGHT, WRONG, new_figure, plain
 from lightning_rules.monitor import Finding, Severity
 from lightning_rules.validation_watch import ValidationWatch
@@ -116,6 +117,13 @@ class PredictionDynamics(ValidationWatch):
     def judge(self, ranks: Sequence[Course | None]) -> Iterable[Finding]:
         """One line of information."""
         return judge_course(ranks[0])
+
+    def exhibits(self) -> list[Exhibit]:
+        """The figure, when it has been drawn."""
+        caption = (
+            "Each row is an example, each column a validation: answers that jitter late mean a rate that is too high."
+        )
+        return self.picture(Section.PREDICTIONS, "The same examples through training", caption)
 
     def draw(self) -> Any:
         """The course of each example."""

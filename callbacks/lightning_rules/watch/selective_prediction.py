@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from lightning_rules.answers import Answers
+from lightning_rules.exhibit import Exhibit
 from lightning_rules.figures import INK, RIGHT, WRONG, new_figure
 from lightning_rules.monitor import Finding, NotApplicable, Severity, View
 from lightning_rules.selective import SURE, RiskCoverage, risk_coverage, threshold_for_risk
 from lightning_rules.validation_watch import ValidationWatch
+from lightning_rules.watch.confidence_figures import (
+    Calibration,
+    calibration_of,
+    exhibit_of_calibration,
+    exhibit_of_risk,
+)
 
 NAME = "selective-prediction"
 KEPT = 262_144  # answers of a validation; of more, every second, fourth, ...
@@ -74,6 +81,7 @@ class SelectivePrediction(ValidationWatch):
     def _forget(self) -> None:
         super()._forget()
         self.curve: RiskCoverage | None = None
+        self.calibration: Calibration | None = None
         self._own: tuple[Tensor, Tensor, int] | None = None
         self._kept: list[Tensor] = []
         self._ended: list[Tensor] = []
@@ -122,10 +130,16 @@ class SelectivePrediction(ValidationWatch):
         found = judge_answers(confidence, right, sum(one[2] for one in seen), self.accuracy)
         if len(right):
             self.curve = risk_coverage(confidence, right)
+            self.calibration = calibration_of(confidence, right)
         evidence = found[0].evidence if found else {}
         point = evidence.get("coverage"), evidence.get("risk")
         self._point = (float(point[0]), float(point[1])) if None not in point else None  # type: ignore[arg-type]
         return found
+
+    def exhibits(self) -> list[Exhibit]:
+        """Risk against coverage, and how far confidences can be believed, once a validation has been seen."""
+        made = [] if self.curve is None else [exhibit_of_risk(self.curve, self._point)]
+        return made if self.calibration is None else [*made, exhibit_of_calibration(self.calibration)]
 
     def draw(self) -> Any:
         """Risk against coverage."""

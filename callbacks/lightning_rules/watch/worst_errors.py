@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_rules.answers import Answers
 from lightning_rules.class_names import name_of
+from lightning_rules.exhibit import Exhibit, Matrix, Section
 from lightning_rules.monitor import Finding, Severity
 from lightning_rules.validation_watch import ValidationWatch
 from lightning_rules.watch.error_figure import draw
@@ -116,6 +117,20 @@ class WorstErrors(ValidationWatch):
             return None
         return draw(self.errors, self._own.mistakes, self.inputs, self.names)
 
+    def exhibits(self) -> list[Exhibit]:
+        """The mistakes with pictures, and which class was taken for which."""
+        pictures = self.picture(
+            Section.ERRORS,
+            "The most confident mistakes",
+            "Each with what was right, what was answered, and how sure the network was: look for wrong labels and for "
+            "faults of the preprocessing first.",
+        )
+        matrix = None if self.errors is None else confusion(self.errors, self.names)
+        if matrix is None:
+            return pictures
+        caption = "Rows are what is right, columns what was answered, in the last validation; the diagonal is right."
+        return [*pictures, Exhibit("confusion", Section.ERRORS, "Confusion matrix", caption, matrix, [NAME])]
+
     def _release(self) -> None:
         super()._release()
         self._tally, self._ended = None, None
@@ -153,6 +168,20 @@ def judge_errors(errors: Errors | None, names: Sequence[str]) -> list[Finding]:
         parts.append(f"the surest mistake is example {worst.index} (with a probability of {worst.size:.3g})")
     message = f"{rate}: {'; '.join(parts)}." if parts else f"{rate}."
     return [Finding(NAME, Severity.INFO, message, evidence=evidence)]
+
+
+def confusion(errors: Errors, names: Sequence[str]) -> Matrix | None:
+    """How often each class was answered as each; None where the errors do not hold all of it."""
+    classes = len(errors.members)
+    off = sum(pair.count for pair in errors.pairs)
+    if classes < 2 or errors.several or off != errors.wrong:
+        return None
+    counts = [[0] * classes for _ in range(classes)]
+    for label, (members, missed) in enumerate(zip(errors.members, errors.false_negatives, strict=True)):
+        counts[label][label] = members - missed
+    for pair in errors.pairs:
+        counts[pair.right][pair.said] = pair.count
+    return Matrix([name_of(list(names), label) for label in range(classes)], counts)
 
 
 def _most_missed(errors: Errors) -> tuple[float, int] | None:

@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from lightning_recipe import summary
 from lightning_recipe.runs import emit, pool
+from lightning_recipe.runs.ensemble_report import write_report
 from lightning_recipe.runs.members import How, Member, Settings, comparison_settings, default_folder, make_members
 from lightning_recipe.whole_file import whole_file
 
@@ -61,15 +62,17 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
             return
         _train(waiting, options, script, command_line, settings)
     finished = _finished(members, options.how)
+    compared = None
     if options.how != "snapshots":
         config = folder / "comparison.yaml"
         checkpoints = [member.entry.checkpoint() for member in finished]
         if is_main:
             _write(config, comparison_settings(settings, folder, checkpoints, ensemble))
         with pool.as_command(script, ["validate", "--config", str(config)]):
-            command_line.run()
+            compared = command_line.run()
     if is_main:
-        _print_end(folder, members, finished, [*script[1:]], rest)
+        page = write_report(folder, finished, compared.trainer if compared is not None else None)
+        _print_end(folder, members, finished, [*script[1:]], rest, page)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,7 +212,12 @@ def _finished(members: Sequence[Member], how: How) -> list[Member]:
 
 
 def _print_end(
-    folder: Path, members: Sequence[Member], finished: Sequence[Member], script: Sequence[str], rest: Sequence[str]
+    folder: Path,
+    members: Sequence[Member],
+    finished: Sequence[Member],
+    script: Sequence[str],
+    rest: Sequence[str],
+    page: Path | None,
 ) -> None:
     """Where the ensemble is, and how to use it.
 
@@ -221,6 +229,7 @@ def _print_end(
         raise ValueError(f"The fits came to an end, but no ensemble was written to {path}: the findings say why.")
     words = ["--ckpt_path", summary.shown_path(path)]
     rows = [("Ensemble", summary.shown_path(path)), ("Fits", f"{len(finished)} of {len(members)}")]
+    rows += [("Report", summary.shown_path(page))] if page is not None else []
     rows += [(name.capitalize(), shlex.join(["python", *script, name, *rest, *words])) for name in ("test", "predict")]
     print("\n" + summary.table(rows))
 

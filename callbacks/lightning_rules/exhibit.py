@@ -1,0 +1,207 @@
+"""What a rule shows a person, as plain data: whoever draws it decides how it looks.
+
+A rule returns exhibits from :meth:`lightning_rules.Rule.exhibits`; the report card draws them in one style, for the
+page, for files and for loggers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Role = Literal["train", "validation", "test", "other"]
+
+
+class Section(StrEnum):
+    """The parts of a report, in the order of a project's life."""
+
+    DATA = "data"
+    INITIALISATION = "initialisation"
+    LEARNING_RATE = "learning rate"
+    CURVES = "curves"
+    LAYERS = "layers"
+    PREDICTIONS = "predictions"
+    ERRORS = "errors"
+    CALIBRATION = "calibration"
+    BIAS_VARIANCE = "bias and variance"
+    ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over something.
+
+    Attributes:
+        label: For the legend; "" for none.
+        x: Where.
+        y: What; None or NaN where there is no value.
+        role: Which data it was measured on: each has its colour throughout a report.
+        faint: Whether it is what a smoothed curve was made of.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    role: Role = "other"
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves on the same axes.
+
+    Attributes:
+        curves: At least one.
+        x_label: With its unit: ``"optimiser step"``.
+        y_label: With its unit: ``"loss (nats)"``.
+        log_x: Whether the axis is logarithmic.
+        log_y: Whether the axis is logarithmic.
+        marks: Places on the x axis, each with a few words.
+        band: A lower and an upper bound between which values are usual; None for none.
+    """
+
+    curves: Sequence[Curve]
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    log_y: bool = False
+    marks: Sequence[tuple[float, str]] = field(default_factory=list)
+    band: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Small multiples: the same axes for each of many things.
+
+    Attributes:
+        titles: One a panel.
+        panels: With the same units.
+    """
+
+    titles: Sequence[str]
+    panels: Sequence[Curves]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One number for each of a few things.
+
+    Attributes:
+        labels: Of the bars.
+        values: Their lengths.
+        x_label: With its unit.
+        roles: Which data each was measured on; empty where that does not matter.
+    """
+
+    labels: Sequence[str]
+    values: Sequence[float]
+    x_label: str
+    roles: Sequence[Role] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How often each of the right classes (rows) was answered as each class (columns).
+
+    Attributes:
+        labels: Of the classes.
+        counts: ``[classes][classes]``.
+    """
+
+    labels: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of words and numbers.
+
+    Attributes:
+        columns: Their titles.
+        rows: As texts, one for each column.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was drawn already.
+
+    Attributes:
+        file: Its name in the folder ``rules`` of the run: ``"worst_errors.png"``.
+        says: What is to be seen, for those who do not see it.
+    """
+
+    file: str
+    says: str
+
+
+Content = Curves | Panels | Bars | Matrix | Listing | Picture
+KINDS: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Curves, Panels, Bars, Matrix, Listing, Picture)}
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One figure or table of a report.
+
+    Attributes:
+        name: Of its file, in snake case, distinct within a report: ``"gradient_norm"``.
+        section: Where it stands.
+        title: What is shown, in a few words.
+        caption: How to read it, one sentence.
+        content: The data.
+        rules: Names of the findings that it is to show with.
+    """
+
+    name: str
+    section: Section
+    title: str
+    caption: str
+    content: Content
+    rules: Sequence[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values that any JSON reader takes; what is not finite becomes None."""
+        values = asdict(self)
+        values["section"] = str(self.section)
+        values["content"] = {"kind": type(self.content).__name__, **values["content"]}
+        plain: dict[str, Any] = _plain(values)
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Exhibit:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError: The content is of a kind that is not known.
+        """
+        content = dict(values["content"])
+        kind = content.pop("kind")
+        if kind == "Curves":
+            made: Content = _curves(content)
+        elif kind == "Panels":
+            made = Panels(content["titles"], [_curves(one) for one in content["panels"]])
+        else:
+            made = KINDS[kind](**content)
+        return cls(**{**values, "section": Section(values["section"]), "content": made})
+
+
+def _curves(values: Mapping[str, Any]) -> Curves:
+    marks = [(place, words) for place, words in values["marks"]]
+    band = None if values["band"] is None else (values["band"][0], values["band"][1])
+    return Curves(**{**values, "curves": [Curve(**one) for one in values["curves"]], "marks": marks, "band": band})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value

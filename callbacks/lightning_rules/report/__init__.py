@@ -1,0 +1,1 @@
+"""Rules about showing a person what came of it."""
