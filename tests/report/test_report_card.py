@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rules import BiasVariance, DataAudit, GradientHealth, ReportCard, Severity, WorstErrors
 from lightning_rules.report.document import JSON, Document
+from lightning_rules.report.series import Series
 
 
 class Model(L.LightningModule):
@@ -142,6 +143,20 @@ def test_the_test_that_follows() -> None:
     assert found.tested == {"test/accuracy": pytest.approx(found.score.value)}, "of the best weights"
     assert found.state == "finished"
     assert len(found.findings) > 3
+
+
+def test_a_checkpoint_holds_little_of_a_long_run() -> None:
+    card = ReportCard()
+    card._forget()
+    for name in range(150):
+        card.document.series[f"gradient_norm/{name}"] = Series(list(range(256)), torch.rand(256).tolist(), 1, 256)
+    whole, kept = len(card.document.to_json()), card.state_dict()["document"]
+    assert kept.dtype is torch.uint8
+    assert kept.numel() < 0.5 * whole < 1e6
+    again = ReportCard()
+    again._forget()
+    again.load_state_dict(card.state_dict())
+    assert again.document.series == card.document.series
 
 
 def test_a_resumed_run_goes_on_with_its_series() -> None:

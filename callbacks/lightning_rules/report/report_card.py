@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_rules import record
@@ -275,13 +277,14 @@ class ReportCard(Monitor):
     def state_dict(self) -> dict[str, Any]:
         """Findings, cadence, the series, and what was seen before the first step."""
         kept = self.document if self._trainer is None else to_keep(self.document, self._trainer)
-        return {**super().state_dict(), "document": kept.to_json()}
+        packed = bytearray(zlib.compress(kept.to_json().encode()))  # of a long run it is a megabyte, in each checkpoint
+        return {**super().state_dict(), "document": torch.frombuffer(packed, dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         if self._stage == "fit":
-            self.document = Document.from_json(state_dict["document"])
+            self.document = Document.from_json(zlib.decompress(state_dict["document"].cpu().numpy()).decode())
 
 
 def _harmless(step: Callable[[], None], what: str) -> None:
