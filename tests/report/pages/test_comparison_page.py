@@ -51,40 +51,6 @@ def page_for(documents: list[Document], folder: Path, **options: Any) -> str:
     return page_of_comparison(compared(documents, hrefs), f"digits: {len(documents)} runs", folder, **options)
 
 
-@pytest.fixture(scope="module")
-def seen_page() -> Any:
-    """Elements and text of a page, as the tests of a run's page see them."""
-    from html.parser import HTMLParser
-
-    class Seen(HTMLParser):
-        def __init__(self, text: str) -> None:
-            super().__init__(convert_charrefs=True)
-            self.elements: list[tuple[str, dict[str, str | None]]] = []
-            self.text, self._open = "", []  # type: ignore[var-annotated]
-            self.feed(text)
-            self.close()
-            assert self._open == []
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.elements.append((tag, dict(attrs)))
-            if tag not in {"meta", "img", "br", "hr", "input", "link"}:
-                self._open.append(tag)
-
-        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.elements.append((tag, dict(attrs)))
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self._open.pop() == tag
-
-        def handle_data(self, data: str) -> None:
-            self.text += data
-
-        def all(self, tag: str) -> list[dict[str, str | None]]:
-            return [attrs for name, attrs in self.elements if name == tag]
-
-    return Seen
-
-
 @pytest.mark.parametrize("count", [2, 3, 30])
 def test_a_page_is_sound(count: int, documents: dict[str, Document], seen_page: Any, tmp_path: Path) -> None:
     made = several(documents["healthy"], count)

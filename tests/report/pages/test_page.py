@@ -5,9 +5,9 @@ import hashlib
 import re
 from copy import deepcopy
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,37 +21,6 @@ from lightning_rules.report.score import Score
 from lightning_rules.report.series import Series
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"><b>&amp;`$x^2$</text></svg>{{ 7*7 }}"
-VOID = {"meta", "img", "br", "hr", "input", "link"}
-
-
-class Seen(HTMLParser):
-    """Elements of a page; fails where they do not close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +33,10 @@ KINDS = pytest.mark.parametrize("kind", ["healthy", "sick", "unfinished", "bare"
 
 
 @KINDS
-def test_elements_close_ids_differ_links_lead_somewhere_and_headings_are_in_order(pages: dict, kind: str) -> None:
-    seen = Seen(pages[kind])
+def test_elements_close_ids_differ_links_lead_somewhere_and_headings_are_in_order(
+    seen_page: Any, pages: dict, kind: str
+) -> None:
+    seen = seen_page(pages[kind])
     ids = [attrs["id"] for _, attrs in seen.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = [
@@ -87,9 +58,9 @@ def test_elements_close_ids_differ_links_lead_somewhere_and_headings_are_in_orde
 
 
 @KINDS
-def test_nothing_is_loaded_and_only_our_own_script_may_run(pages: dict, kind: str) -> None:
+def test_nothing_is_loaded_and_only_our_own_script_may_run(seen_page: Any, pages: dict, kind: str) -> None:
     page = pages[kind]
-    seen = Seen(page)
+    seen = seen_page(page)
     assert not re.search(r"(src|href|url\(|action)\s*=?\s*[\"'(]?\s*(https?:)?//", page)
     assert not seen.all("link")
     assert "@import" not in page
@@ -129,8 +100,8 @@ def test_what_is_worst_stands_first_with_what_shows_it(pages: dict) -> None:
     assert 'Shown above, beside what it is about: <a href="#figure-' in page
 
 
-def test_states_scores_and_lists(pages: dict) -> None:
-    healthy, unfinished = Seen(pages["healthy"]).text, Seen(pages["unfinished"]).text
+def test_states_scores_and_lists(seen_page: Any, pages: dict) -> None:
+    healthy, unfinished = seen_page(pages["healthy"]).text, seen_page(pages["unfinished"]).text
     assert "95% interval 96.4% to 99.2%, from 359 examples" in healthy
     assert "digits/version_2: this run is better, but that could be chance" in healthy
     assert "Looked at, and it holds (3)" in healthy
@@ -139,7 +110,7 @@ def test_states_scores_and_lists(pages: dict) -> None:
     assert "1.1 s (2.1% of the run)" in healthy
     assert "runs/digits/version_3/408-val-accuracy=0.9833" in healthy
     assert "Unfinished, as of 2026-11-21 14:06:02 UTC (epoch 4 of 12, step 171)" in unfinished
-    assert "no rule has looked" in Seen(pages["bare"]).text
+    assert "no rule has looked" in seen_page(pages["bare"]).text
 
 
 def evil() -> Document:
@@ -165,11 +136,11 @@ def evil() -> Document:
     )  # fmt: skip
 
 
-def test_markup_of_users_is_text_everywhere(pages: dict, tmp_path: Path, run_picture) -> None:
+def test_markup_of_users_is_text_everywhere(seen_page: Any, pages: dict, tmp_path: Path, run_picture) -> None:
     run_picture(tmp_path, "there.png")
     page = page_of(evil(), tmp_path)
-    seen = Seen(page)
-    known = {tag for one in ("healthy", "sick") for tag, _ in Seen(pages[one]).elements} | {"img"}
+    seen = seen_page(page)
+    known = {tag for one in ("healthy", "sick") for tag, _ in seen_page(pages[one]).elements} | {"img"}
     assert {tag for tag, _ in seen.elements} <= known
     assert not seen.all("b")
     assert len(seen.all("script")) == 1
@@ -184,20 +155,22 @@ def test_markup_of_users_is_text_everywhere(pages: dict, tmp_path: Path, run_pic
 @pytest.mark.parametrize(
     "file", ["missing.png", "../secret.png", "/etc/passwd", "..", "", "not_png.png", "a\0b", "broken.png"]
 )
-def test_a_picture_that_is_not_there_is_said_and_nothing_else_is_read(file: str, tmp_path: Path) -> None:
+def test_a_picture_that_is_not_there_is_said_and_nothing_else_is_read(
+    seen_page: Any, file: str, tmp_path: Path
+) -> None:
     (tmp_path / "rules").mkdir()
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\nsecret")
     (tmp_path / "rules" / "not_png.png").write_bytes(b"<svg onload=alert(1)>")
     (tmp_path / "rules" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 500_000)
     exhibit = Exhibit("worst", Section.ERRORS, "Worst", "", Picture(file, "errors"))
-    seen = Seen(page_of(Document(state=FINISHED, exhibits=[exhibit]), tmp_path))
+    seen = seen_page(page_of(Document(state=FINISHED, exhibits=[exhibit]), tmp_path))
     assert not seen.all("img")
     assert re.search("missing in the run|is not in the run|is no PNG|could not be drawn", seen.text)
 
 
-def test_a_drawing_that_fails_costs_itself_alone(documents: dict, tmp_path: Path) -> None:
+def test_a_drawing_that_fails_costs_itself_alone(seen_page: Any, documents: dict, tmp_path: Path) -> None:
     odd = Exhibit("odd", Section.DATA, "Odd", "", Curves([Curve("a", ["x"], [object()])], "x", "y"))  # type: ignore[list-item]
-    seen = Seen(page_of(replace_exhibits(documents["healthy"], [odd]), tmp_path))
+    seen = seen_page(page_of(replace_exhibits(documents["healthy"], [odd]), tmp_path))
     assert "could not be drawn (" in seen.text
     assert "Gradient norms by layer" in seen.text
 
@@ -207,7 +180,7 @@ def replace_exhibits(document: Document, exhibits: list[Exhibit]) -> Document:
 
 
 def test_a_page_that_would_be_too_large_leaves_out_the_largest_and_says_so(
-    tmp_path: Path, run_picture, monkeypatch: pytest.MonkeyPatch
+    seen_page: Any, tmp_path: Path, run_picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_module, "LIMIT", 150_000)
     run_picture(tmp_path, "large.png", 300, True)
@@ -215,7 +188,7 @@ def test_a_page_that_would_be_too_large_leaves_out_the_largest_and_says_so(
     shown = [Exhibit(name, Section.ERRORS, name, "", Picture(f"{name}.png", name)) for name in ("large", "small")]
     page = page_of(Document(state=FINISHED, exhibits=shown), tmp_path)
     assert len(page.encode()) < 150_000
-    assert [attrs["alt"] for attrs in Seen(page).all("img")] == ["small"]
+    assert [attrs["alt"] for attrs in seen_page(page).all("img")] == ["small"]
     assert "Left out, so that the page stays small. It is the file large.png." in page
 
 
