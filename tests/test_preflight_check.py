@@ -82,14 +82,14 @@ def fit(*rules: Rule, **options: Any) -> L.Trainer:
 def test_checks_share_their_time() -> None:
     first, second, third = Slow(budget=0.35), AlsoSlow(budget=0.35), Slow(budget=None)
     fit(first, second)
-    assert first.findings[0].evidence["left"] == pytest.approx(0.35, abs=0.02)
+    assert 0.2 < first.findings[0].evidence["left"] <= 0.35  # type: ignore[operator]
     assert second.findings[0].evidence["left"] < 0.06, "what the first has left over"
     third.budget = 0.2
     fit(first, third)
     (skipped,) = third.findings
     assert skipped.severity is Severity.INFO
     assert skipped.message.startswith("Skipped: no time is left of the budget; `check` has no limit.")
-    assert first.spent == pytest.approx(0.3, abs=0.1), "a second fit begins anew"
+    assert 0.3 <= first.spent < 0.59, "a second fit begins anew: two take 0.6 s and more, on a busy machine too"
 
 
 def test_without_a_limit_there_is_none() -> None:
