@@ -62,7 +62,7 @@ def exhibit_of_calibration(seen: Calibration) -> Exhibit:
         f"Points below the diagonal are surer than they are right, points above less sure; expected calibration error "
         f"{seen.error:.3f} over {seen.examples:,} validation answers."
     )
-    content = Curves(curves, "mean confidence of a tenth of the answers", "share of right answers")
+    content = Curves(curves, "mean confidence of a group of answers", "share of right answers")
     return Exhibit("reliability", Section.CALIBRATION, "Confidence against accuracy", caption, content)
 
 

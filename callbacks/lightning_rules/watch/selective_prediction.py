@@ -15,7 +15,6 @@ from lightning_rules.monitor import Finding, NotApplicable, Severity, View
 from lightning_rules.selective import SURE, RiskCoverage, risk_coverage, threshold_for_risk
 from lightning_rules.validation_watch import ValidationWatch
 from lightning_rules.watch.confidence_figures import (
-    Calibration,
     calibration_of,
     exhibit_of_calibration,
     exhibit_of_risk,
@@ -81,7 +80,7 @@ class SelectivePrediction(ValidationWatch):
     def _forget(self) -> None:
         super()._forget()
         self.curve: RiskCoverage | None = None
-        self.calibration: Calibration | None = None
+        self._judged: tuple[Tensor, Tensor] | None = None  # confidences of all ranks, and whether they are right
         self._own: tuple[Tensor, Tensor, int] | None = None
         self._kept: list[Tensor] = []
         self._ended: list[Tensor] = []
@@ -130,7 +129,7 @@ class SelectivePrediction(ValidationWatch):
         found = judge_answers(confidence, right, sum(one[2] for one in seen), self.accuracy)
         if len(right):
             self.curve = risk_coverage(confidence, right)
-            self.calibration = calibration_of(confidence, right)
+            self._judged = confidence, right
         evidence = found[0].evidence if found else {}
         point = evidence.get("coverage"), evidence.get("risk")
         self._point = (float(point[0]), float(point[1])) if None not in point else None  # type: ignore[arg-type]
@@ -138,8 +137,9 @@ class SelectivePrediction(ValidationWatch):
 
     def exhibits(self) -> list[Exhibit]:
         """Risk against coverage, and how far confidences can be believed, once a validation has been seen."""
-        made = [] if self.curve is None else [exhibit_of_risk(self.curve, self._point)]
-        return made if self.calibration is None else [*made, exhibit_of_calibration(self.calibration)]
+        if self.curve is None or self._judged is None:
+            return []
+        return [exhibit_of_risk(self.curve, self._point), exhibit_of_calibration(calibration_of(*self._judged))]
 
     def draw(self) -> Any:
         """Risk against coverage."""
