@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold, StratifiedGroupKFold, TimeSeriesSplit
 
 from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.splits import split
@@ -61,6 +60,8 @@ class Fold:
             return self.split(examples.labels.tolist(), examples.class_names)
         if examples.count < self.n:
             raise ValueError(f"There are {examples.count} examples, too few for {self.n} folds: ask for fewer folds.")
+        from sklearn.model_selection import KFold
+
         shuffled = KFold(self.n, shuffle=True, random_state=self.seed).split(np.arange(examples.count))
         cuts: list[Cut] = list(shuffled)
         return cuts[self.k]
@@ -105,6 +106,8 @@ class Fold:
                 f"There are {len(points)} points in time, too few for {self.n} folds, each of which needs one before "
                 f"it to train on: ask for {len(points) - 1} folds or fewer, at least 2, or add examples of other times."
             )
+        from sklearn.model_selection import TimeSeriesSplit
+
         before, held_out = list(TimeSeriesSplit(self.n).split(points))[self.k]
         return np.flatnonzero(np.isin(when, before)), np.flatnonzero(np.isin(when, held_out))
 
@@ -124,6 +127,8 @@ class Fold:
                     "out: add examples of it in other groups, or leave the class out."
                 )
             self._check_count(int((labels == label).sum()), examples.class_name(int(label)))
+        from sklearn.model_selection import StratifiedGroupKFold
+
         deal = StratifiedGroupKFold(self.n, shuffle=True, random_state=self.seed)
         cuts: list[Cut] = list(deal.split(labels, labels, groups))
         return cuts[self.k]

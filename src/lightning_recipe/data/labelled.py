@@ -169,7 +169,7 @@ def _check_normalisation(then: Mapping[str, Sequence[float]] | None, now: Mappin
 
 
 def _shown(statistics: Mapping[str, Sequence[float]]) -> str:
-    return " and ".join(f"{name} {', '.join(f'{value:.6g}' for value in statistics[name])}" for name in statistics)
+    return " and ".join(f"{name} {_some([f'{value:.6g}' for value in statistics[name]])}" for name in statistics)
 
 
 def _check_share(then: str | None, now: str | None) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from lightning_recipe.data.examples import Examples
 
@@ -144,6 +143,8 @@ def _held_groups(examples: Examples, share: float, seed: int, others: int) -> ND
     scikit-learn deals the groups out into parts of about that share, alike in their classes; the part is taken that
     leaves most classes in the rest, then the one with most classes, then the one nearest to the share.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     strata = examples.strata()
     names, groups = np.unique(np.asarray(examples.groups), return_inverse=True)
     number = min(max(2, round(1 / share)), len(names))
