@@ -72,7 +72,7 @@ def _of_numbers(columns: Mapping[str, NDArray[np.float64]], fitted_on: NDArray[n
     scaler = StandardScaler()
     filled = make_pipeline(SimpleImputer(keep_empty_features=True), scaler).fit(numbers[fitted_on]).transform(numbers)
     missing = np.isnan(numbers)
-    marked: list[bool] = missing.any(axis=0).tolist()
+    marked = [bool(column.any()) for column in missing.T]
     names = [*columns, *(f"{name} is missing" for name, some in zip(columns, marked, strict=True) if some)]
     x = np.concatenate([filled, missing[:, marked]], axis=1).astype(np.float32)
     return Features(names, x, Normalisation(tuple(scaler.mean_.tolist()), tuple(scaler.scale_.tolist())))
