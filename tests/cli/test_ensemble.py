@@ -147,7 +147,7 @@ def test_a_member_that_cannot_be_trained_is_left_out_and_tried_by_the_next_comma
 ) -> None:
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))
     captured = capfd.readouterr()
-    assert "warning: left out of the ensemble is member_1: RuntimeError: the disk is on fire" in captured.err
+    assert "warning: left out is member_1: RuntimeError: the disk is on fire" in captured.err
     assert re.search(r"^Fits +2 of 3$", captured.out, re.MULTILINE)
     assert len(torch.load(FOLDER / "ensemble.ckpt", weights_only=True)["hyper_parameters"]["members"]) == 2
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))
