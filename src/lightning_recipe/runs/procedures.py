@@ -1,8 +1,10 @@
 """The subcommands made of several fits; each is a module with a function `run`, imported when it is asked for."""
 
 MODULES = {
+    "crossval": "lightning_recipe.runs.crossval",
     "ensemble": "lightning_recipe.runs.ensemble",
 }
 EPILOG = (
-    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them."
+    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them; "
+    "`crossval --folds 5` tests a configuration on examples that it has not seen, each in turn."
 )
