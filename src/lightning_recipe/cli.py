@@ -225,8 +225,7 @@ class RecipeCLI(LightningCLI):
             print("\n" + summary.table(summary.test_rows([metrics], self.record.tested, self.datamodule)))
 
     def _option(self, name: str) -> Any:
-        """The value of an option, wherever the subcommand has put it."""
-        return self._get(self.config, name)
+        return self._get(self.config, name)  # wherever the subcommand has put it
 
 
 class _Settings(RecipeCLI):
@@ -276,16 +275,14 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
     """
     noise.silence()
     given = sys.argv[1:] if args is None else args
+    name, *rest = given if isinstance(given, list) and given else [""]
     try:
-        if isinstance(given, list) and given[:1] == ["restore"]:
-            restoring.run(given[1:])
+        if name in ("restore", reporting.NAME):
+            (restoring if name == "restore" else reporting).run(rest)
             return None
-        if isinstance(given, list) and given[:1] == [reporting.NAME]:
-            reporting.run(given[1:])
-            return None
-        if isinstance(given, list) and given and given[0] in procedures.MODULES:
-            procedure = importlib.import_module(procedures.MODULES[given[0]])
-            procedure.run(given[1:], CommandLine(settings_of, RecipeCLI))
+        if name in procedures.MODULES:
+            procedure = importlib.import_module(procedures.MODULES[name])
+            procedure.run(rest, CommandLine(settings_of, RecipeCLI))
             return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:
