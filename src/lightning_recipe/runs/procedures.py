@@ -2,7 +2,11 @@
 
 MODULES = {
     "ensemble": "lightning_recipe.runs.ensemble",
+    "learning-curve": "lightning_recipe.runs.learning_curve",
+    "refit": "lightning_recipe.runs.refit",
 }
 EPILOG = (
-    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them."
+    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them; "
+    "`learning-curve --sizes 6 --repeats 3` says what more data would bring; "
+    "`refit --run RUN_FOLDER --strategy restart|continue` retrains on training and validation data together."
 )
