@@ -85,14 +85,14 @@ def test_a_page_that_cannot_be_made_is_one_line(tmp_path: Path, capfd: Capture) 
     assert write_report(tmp_path, members, trainer) is None
     captured = capfd.readouterr()
     assert captured.err == ""
-    assert "No page compares the members: member_0, member_1 have no report (made with --report none" in captured.out
+    assert "No page compares the fits: member_0, member_1 have no report (made with --report none" in captured.out
     for member in members:
         path = tmp_path / member.name / "version_0" / JSON
         path.parent.mkdir(parents=True)
         path.write_text("{}")
     assert write_report(tmp_path, members, trainer) is None
     (said,) = capfd.readouterr().err.splitlines()
-    assert said.startswith("warning: the page of the ensemble could not be made (ValueError: ")
+    assert said.startswith(f"warning: the page of {tmp_path.name} could not be made (ValueError: ")
     assert "member_0/version_0/rules/report.json is not a report of lightning-rules" in said
     assert write_report(tmp_path, members[:1], None) is None
     (path.parent / "report.html").write_text("")
@@ -147,7 +147,7 @@ def test_a_member_that_cannot_be_trained_is_left_out_and_tried_by_the_next_comma
 ) -> None:
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))
     captured = capfd.readouterr()
-    assert "warning: left out of the ensemble is member_1: RuntimeError: the disk is on fire" in captured.err
+    assert "warning: left out is member_1: RuntimeError: the disk is on fire" in captured.err
     assert re.search(r"^Fits +2 of 3$", captured.out, re.MULTILINE)
     assert len(torch.load(FOLDER / "ensemble.ckpt", weights_only=True)["hyper_parameters"]["members"]) == 2
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))

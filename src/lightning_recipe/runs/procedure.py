@@ -189,7 +189,7 @@ def finished_fits(fits: Sequence[Fit], what: str, least: int) -> list[Fit]:
             f"({'; '.join(reasons)}): remove what stopped them, and give the same command again."
         )
     for reason in reasons:
-        print(f"warning: left out of {what[0].lower()}{what[1:]} is {reason}", file=sys.stderr)
+        print(f"warning: left out is {reason}", file=sys.stderr)
     return finished
 
 
