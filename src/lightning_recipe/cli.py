@@ -29,7 +29,7 @@ from lightning_recipe import (
     restoring,
     summary,
 )
-from lightning_recipe.runs import bootstrap, folds, procedures
+from lightning_recipe.runs import procedures
 from lightning_recipe.runs.fit_record import FitRecord
 from lightning_recipe.runs.pool import as_command
 from lightning_recipe.runs.procedure import CommandLine
@@ -163,12 +163,9 @@ class RecipeCLI(LightningCLI):
 
         Raises:
             MisconfigurationException: If the model has no `test_step`, or nobody has a `test_dataloader`.
-            ValueError: If the data has no such fold, or no sample can be drawn of it.
+            ValueError: If the data cannot give that share.
         """
-        if self._option("fold") is not None:
-            folds.use_fold(self._option("fold"), self.datamodule)
-        if self._option("bootstrap") is not None:
-            bootstrap.use_bootstrap(self._option("bootstrap"), self.datamodule, self.model)
+        self._use_share()
         if not self._option("test_after_fit"):
             return
         sources = [source for source in (self.datamodule, self.model) if source is not None]
@@ -179,6 +176,15 @@ class RecipeCLI(LightningCLI):
                 f"test_after_fit is on, but {names} have not both a test_step and a test_dataloader: "
                 "add what is missing, or set test_after_fit: false."
             )
+
+    def _use_share(self) -> None:
+        """Give the data the share to train on, or else the one that the model was trained with."""
+        from lightning_recipe.runs.share import use_share  # brings the data modules, which not all commands need
+
+        chosen = self.config["subcommand"]
+        use_share(self.config[chosen], self.datamodule, self.model, training=chosen == "fit")
+
+    before_validate = before_test = before_predict = _use_share
 
     def after_fit(self) -> None:
         """Measure the best checkpoint, and print the summary, where `test_after_fit` asks for it.

@@ -48,7 +48,7 @@ def test_a_checkpoint_says_what_it_expects_and_answers(make_folder) -> None:
     data = images(make_folder({"a": 8, "b": 8}))
     state = torch.load(saved(data, Flat(48, 2)), weights_only=True)["ImageFolderDataModule"]
     assert state["class_names"] == ["a", "b"]
-    assert (state["image_size"], state["in_chans"], state["fold"]) == (4, 3, None)
+    assert (state["image_size"], state["in_chans"], state["share"]) == (4, 3, None)
     assert tuple(state["normalisation"]["mean"]) == data.normalisation.mean
     assert len(state["normalisation"]["std"]) == 3
     digits = torch.load(saved(DigitsDataModule(), Flat()), weights_only=True)["DigitsDataModule"]

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 UNSET = "—"
 KEYS = 5_000  # of one configuration, at most
 # What only says with which numbers were drawn, on which part of the data, or where files go.
-DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|bootstrap)$")
+DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|held_out|bootstrap)$")
 PLACES = re.compile(
     r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:(?<!class_)path|dirpath|dir|folder|file))$"
 )
