@@ -238,9 +238,11 @@ def words_above(figure: Any, title: str, waiting: list[tuple[str, Any]], rows: l
         x, y = 0.08, height - 0.16 - ROW * (row + 1)
         for label, handle in waiting[:count]:
             words = fitted(label, NAME)
-            sample = Line2D([x / width, (x + 0.22) / width], [(y + 0.035) / height] * 2, color=handle.get_color(),
+            is_points = handle.get_linestyle() == "None"
+            ends = (x + 0.11, x + 0.11) if is_points else (x, x + 0.22)
+            sample = Line2D([end / width for end in ends], [(y + 0.035) / height] * 2, color=handle.get_color(),
                             linewidth=LINE, linestyle=handle.get_linestyle(), alpha=handle.get_alpha(),
-                            marker="o" if handle.get_linestyle() == "None" else None, markersize=2.8)  # fmt: skip
+                            marker="o" if is_points else None, markersize=2.8)  # fmt: skip
             figure.add_artist(sample)
             figure.text((x + 0.28) / width, y / height, words, fontsize=SMALL)
             x += 0.4 + width_of(words)

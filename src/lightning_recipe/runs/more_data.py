@@ -47,10 +47,11 @@ def say(answer: Answer, law: PowerLaw, is_share: bool) -> str:
     """The answer as a sentence."""
     most = law.sizes[-1]
     begin = f"{answer.asked} ({shown(answer.target, is_share)} instead of {shown(law.at(most), is_share)})"
+    low, high = (more(end, most) for end in (answer.low, answer.high))
     if math.isinf(answer.total):
         floor = f"the floor is estimated at {with_interval(law.floor, law.floor_between(), is_share)}"
-        return f"{begin}: not reachable by more of this data, for {floor}."
-    low, high = (more(end, most) for end in (answer.low, answer.high))
+        perhaps = "" if math.isinf(answer.low) else f"; with luck {low} more training examples are enough"
+        return f"{begin}: not reachable by more of this data, for {floor}{perhaps}."
     guess = f"; over more than {FAR:g} times the data this is a guess" if answer.total > FAR * most else ""
     return f"{begin}: {more(answer.total, most)} more training examples (95% interval {low} to {high}){guess}."
 
