@@ -28,6 +28,7 @@ class Section(StrEnum):
     CALIBRATION = "calibration"
     BIAS_VARIANCE = "bias and variance"
     ENSEMBLE = "ensemble"
+    CROSS_VALIDATION = "cross-validation"
     DATA_NEEDED = "how much data"
 
 

@@ -224,13 +224,17 @@ def _figure(curve: LearningCurve) -> Exhibit:
     if law is not None and law.is_falling:
         drawn.append(_law_curve(law, "law, 95% interval", np.geomspace(min(groups), most, 40)))
         drawn.append(_law_curve(law, "extrapolated", np.geomspace(most, AHEAD * most, 20), "dashes"))
-    means = {size: _mean([one.training for one in points if one.training is not None]) for size, points in groups.items()}
+    means = {
+        size: _mean([one.training for one in points if one.training is not None]) for size, points in groups.items()
+    }
     own = [(float(size), mean) for size, mean in means.items() if mean is not None]
     if any(mean > 0 for _, mean in own):
         drawn.append(Curve("training", *_apart(own), "train"))
     content = Curves(drawn, "training examples", curve.judge.label, log_x=True, log_y=True,
                      marks=[(float(most), f"all: {most:,}")])  # fmt: skip
-    caption = "Each point is a fit on a part of the training data; on these axes a power law without a floor is straight."
+    caption = (
+        "Each point is a fit on a part of the training data; on these axes a power law without a floor is straight."
+    )
     if own and not all(mean > 0 for _, mean in own):
         caption += " Where the training error is 0 it is not on the axis."
     return Exhibit("learning_curve", Section.DATA_NEEDED, "Error by the number of training examples", caption, content)
@@ -264,5 +268,9 @@ def print_end(folder: Path, curve: LearningCurve, page: Path | None) -> None:
         floor = with_interval(law.floor, law.floor_between(), share)
         print(f"Law: {law.floor:.4g} + {law.scale:.3g} * n^-{law.exponent:.3g}; floor {floor}")
     print("", *curve.says, "", sep="\n")
-    places: Mapping[str, Path | None] = {"Numbers": folder / f"{FILE}.json", "Fits": folder / f"{FILE}.csv", "Report": page}
+    places: Mapping[str, Path | None] = {
+        "Numbers": folder / f"{FILE}.json",
+        "Fits": folder / f"{FILE}.csv",
+        "Report": page,
+    }
     print(summary.table([(name, summary.shown_path(path)) for name, path in places.items() if path is not None]))

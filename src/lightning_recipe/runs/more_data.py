@@ -94,8 +94,10 @@ def sayings(law: PowerLaw | None, is_share: bool, sizes: Sequence[int]) -> list[
                 f"chance ({ends})."]  # fmt: skip
     said = [f"{say(one, law, is_share)[0].upper()}{say(one, law, is_share)[1:]}" for one in answers(law, is_share)]
     if law.misfit is not None and law.misfit < MISFIT:
-        said.append(f"Mind that the points lie off a power law by more than chance (p = {law.misfit:.2g}, F-test): the "
-                    "smallest sizes may be below where it begins (Hestness et al., 2017), or some fits went wrong.")  # fmt: skip
+        said.append(
+            f"Mind that the points lie off a power law by more than chance (p = {law.misfit:.2g}, F-test): the "
+            "smallest sizes may be below where it begins (Hestness et al., 2017), or some fits went wrong."
+        )
     return said
 
 
@@ -118,14 +120,15 @@ def limits(training: float, validation: float, law: PowerLaw | None, is_share: b
         return f"Nothing is left to gain: {seen}."
     if training >= gap:
         advice = "a larger network, longer training or better optimisation comes before more data"
-        return f"Capacity limits: {seen}, and most of it is there on training data already; {advice}{_doubled(law, is_share)}."
+        already = f"{seen}, and most of it is there on training data already"
+        return f"Capacity limits: {already}; {advice}{_doubled(law, is_share)}."
     if law is None:
         return f"Data or regularisation limits: {seen}; whether more data helps is not known from so few sizes."
     if law.is_falling:
         return f"Data limits: {seen}, and the gap is the larger part{_doubled(law, is_share)}."
     return (
-        f"Neither data nor capacity is seen to limit: {seen}, yet the gap does not shrink as data grow; regularise, and "
-        "look for wrong labels and for training data of another kind."
+        f"Neither data nor capacity is seen to limit: {seen}, yet the gap does not shrink as data grow; regularise, "
+        "and look for wrong labels and for training data of another kind."
     )
 
 
