@@ -39,7 +39,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     check(settings)
     settings, judge = judged_by(settings, options.metric, options.mode)
     facts = training_examples(settings)
-    if facts.training is None or facts.validation is None:
+    if not facts.training or not facts.validation:
         raise ValueError("A learning curve needs training and validation data whose examples can be counted.")
     folder = Path(options.folder) if options.folder else default_folder(settings, "curve", "learning")
     sizes = sizes_of(facts.training, options.sizes, smallest(facts.training, facts.training_labels))

@@ -20,7 +20,8 @@ from lightning_rules.report.score import mode_of
 
 FILE = "losses_at_best.json"
 ONE_DEVICE: Settings = {"strategy": "auto", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
-NOTHING_KEPT: Settings = {"logger": False, "callbacks": None, "enable_checkpointing": False, "max_time": None}
+NOTHING_KEPT: Settings = {"logger": False, "enable_checkpointing": False, "max_time": None}
+START = "lightning_recipe.runs.refit_callbacks.StartFrom"
 NOTHING_SHOWN: Settings = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -77,7 +78,7 @@ def losses_at_best(
     combined = made if isinstance(made, CombinedLoader) else CombinedLoader(made)
     cli.trainer.limit_val_batches = 1.0
     loaders = [in_order(loader) for loader in combined.flattened]
-    cli.trainer.validate(cli.model, dataloaders=loaders, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    cli.trainer.validate(cli.model, dataloaders=loaders, verbose=False)
     training = _numbers(cli.trainer.callback_metrics)
     loss = name or main_loss(validation)
     if not all(math.isfinite(one.get(loss, math.nan)) for one in (training, validation)):
@@ -100,9 +101,10 @@ def _known(path: Path) -> LossesAtBest | None:
 
 def measuring(settings: Settings, checkpoint: Path) -> Settings:
     """The settings of `validate` that measure a checkpoint on one device and leave nothing behind."""
-    trainer = {**settings["trainer"], **ONE_DEVICE, **NOTHING_KEPT, **NOTHING_SHOWN}
+    weights = {"class_path": START, "init_args": {"checkpoint": str(checkpoint)}}
+    trainer = {**settings["trainer"], **ONE_DEVICE, **NOTHING_KEPT, **NOTHING_SHOWN, "callbacks": [weights]}
     given: Settings = {name: settings[name] for name in ("seed_everything", "model", "data") if name in settings}
-    return {**given, "trainer": trainer, "rules": "none", "verbose": False, "ckpt_path": str(checkpoint)}
+    return {**given, "trainer": trainer, "rules": "none", "verbose": False}
 
 
 def main_loss(metrics: Mapping[str, float]) -> str:

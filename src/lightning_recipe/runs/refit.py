@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_recipe import summary
-from lightning_recipe.runs import procedure
+from lightning_recipe.runs import pool, procedure
 from lightning_recipe.runs.fit import RECORD, Fit, Settings, as_list, base_seed, default_folder, make_fit
 from lightning_recipe.runs.losses_at_best import LossesAtBest, losses_at_best
 from lightning_recipe.runs.pool_facts import PoolFacts, training_examples
@@ -21,7 +21,8 @@ CALLBACKS = "lightning_recipe.runs.refit_callbacks"
 EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 # What keeps a checkpoint goes on to keep the last; what makes it wait for a metric is left out.
 OF_KEEPERS = ("dirpath", "policy", "require_clean", "margin", "on_error", "save_weights_only", "verbose")
-LAST: Settings = {"monitor": None, "save_top_k": 1, "save_on_train_epoch_end": True, "filename": "{epoch}-{step}"}
+LAST: Settings = {"monitor": None, "save_top_k": 1, "save_on_train_epoch_end": True, "filename": "refitted-{step}"}
+LAST |= {"auto_insert_metric_name": False}
 KEEPER = "lightning.pytorch.callbacks.ModelCheckpoint"
 ENDLESS = 1_000_000_000
 PARTS = ("fold", "held_out", "subset", "all_data", "bootstrap")
@@ -61,7 +62,10 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     if options.emit:
         procedure.print_commands(options.emit, waiting, script, [*script, NAME, *arguments])
         return
-    procedure.train_all(waiting, options, script, fit.settings)
+    if options.jobs == 1 and procedure.uses_one_device(fit.settings["trainer"]):
+        pool.train_here(waiting, options.retries, script, command_line.run)
+    else:
+        procedure.train_all(waiting, options, script, fit.settings)
     procedure.finished_fits([fit], "A refit", 1)
     print_end(fit, losses, [*script[1:]])
 
@@ -161,18 +165,14 @@ def restart(settings: Settings, folder: Path, stopped: StoppingPoint, facts: Poo
         trainer |= _stretched(trainer, more)
     trainer["callbacks"] = without_metrics(trainer)
     callback = {"class_path": f"{CALLBACKS}.StopAtStep", "init_args": {"step": step}}
-    own = {"seed_everything": base_seed(settings), "all_data": "anew", "trainer": trainer}
-    fit = make_fit({**settings, "trainer": trainer}, folder, "restart", _without_trainer(own), [callback])
+    own = {"seed_everything": base_seed(settings), "all_data": "anew"}
+    fit = make_fit({**settings, "trainer": trainer}, folder, "restart", own, [callback])
     same = "as many, and as many examples seen," if match == "steps" else f"{more:.3g} times as many"
     says = (
         f"restart: anew on {facts.training:,} training and {facts.validation:,} validation examples for {step:,} "
         f"optimiser steps, {same} as the run had at its best ({told(stopped)})."
     )
     return fit, says
-
-
-def _without_trainer(own: Settings) -> Settings:
-    return {name: value for name, value in own.items() if name != "trainer"}
 
 
 def _stretched(trainer: Mapping[str, Any], more: float) -> Settings:

@@ -67,8 +67,8 @@ class StartFrom(Callback):
         self.checkpoint = checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the weights, so that what looks at a network before training sees them."""
-        if stage == "fit" and not is_overridden("configure_model", pl_module):
+        """Load the weights, so that what looks at a network before training sees them; also for validation alone."""
+        if stage in ("fit", "validate") and not is_overridden("configure_model", pl_module):
             self._load_weights(pl_module, read_checkpoint(self.checkpoint))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -87,7 +87,8 @@ def best_of(run: Path) -> Path:
         FileNotFoundError: There is none, or it is gone.
         ValueError: The newest cannot be read.
     """
-    there = sorted(run.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    own = [path for path in run.rglob("*.ckpt") if not _is_of_another(path, run)]
+    there = sorted(own, key=lambda path: path.stat().st_mtime_ns)
     if not there:
         raise FileNotFoundError(f"No checkpoint lies below {run}: name that of the run with --ckpt_path FILE.")
     told = str(keeper_in(read_checkpoint(there[-1])).get("best_model_path") or "")
@@ -97,6 +98,12 @@ def best_of(run: Path) -> Path:
     if Path(told).is_file() or beside:
         return beside[-1] if beside else Path(told)
     raise FileNotFoundError(f"The best checkpoint of {run}, {told}, is gone: name another with --ckpt_path FILE.")
+
+
+def _is_of_another(path: Path, run: Path) -> bool:
+    """Whether a checkpoint lies in the log folder of a run below this one."""
+    between = path.relative_to(run).parents[:-1]
+    return any((run / folder / CONFIG).is_file() for folder in between)
 
 
 def keeper_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
