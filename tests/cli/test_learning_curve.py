@@ -25,6 +25,7 @@ SETTINGS = [
 CURVE = ["learning-curve", "--sizes=2", "--repeats=2", "--metric=val/accuracy", *SETTINGS]
 
 
+@pytest.mark.slow(seconds=20)
 def test_fits_on_parts_of_the_data_end_in_numbers_and_a_page(command: Command, capfd: Capture, error: Error) -> None:
     Path("train.py").write_text("from lightning_recipe.cli import main\n\nif __name__ == '__main__':\n    main()\n")
     command(*CURVE, "--jobs=2", "--trainer.callbacks+=ReportCard")
@@ -54,7 +55,7 @@ def test_fits_on_parts_of_the_data_end_in_numbers_and_a_page(command: Command, c
     command(*CURVE, "--trainer.callbacks+=ReportCard")
     assert "starts" not in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*.ckpt")} == before
-    assert "was trained with other settings (model.init_args.lr was" in error(*CURVE, "--model.lr=0.1")
+    assert "was trained with other settings (model.init_args.lr was" in error(*CURVE, "--model.lr=0.1", "--trainer.callbacks+=ReportCard")
 
 
 def test_what_gives_no_curve_is_refused_before_anything_is_written(error: Error) -> None:
