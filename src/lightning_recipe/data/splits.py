@@ -104,8 +104,8 @@ def _split_by_time(
     points, when = np.unique(times, return_inverse=True)
     if len(points) <= len(fractions):
         raise ValueError(
-            f"There are {len(points)} points in time, too few to be split into {', '.join([rest, *fractions])}: "
-            f"there must be {len(fractions) + 1} at least."
+            f"The number of points in time is {len(points)}, too few to be split into "
+            f"{', '.join([rest, *fractions])}: it must be {len(fractions) + 1} at least."
         )
     sizes = _sizes(len(points), fractions)
     cuts = len(points) - np.cumsum(sizes[::-1])[::-1]
@@ -120,8 +120,8 @@ def _split_by_group(
     groups = np.unique(np.asarray(examples.groups))
     if len(groups) <= len(fractions):
         raise ValueError(
-            f"There are {len(groups)} groups ({', '.join(groups[:5])}), too few to be split into "
-            f"{', '.join([rest, *fractions])}: there must be {len(fractions) + 1} at least."
+            f"The number of groups ({', '.join(groups[:5])}) is {len(groups)}, too few to be split into "
+            f"{', '.join([rest, *fractions])}: it must be {len(fractions) + 1} at least."
         )
     parts, left, share_left = {}, np.arange(examples.count), 1.0
     for number, (name, share) in enumerate(list(fractions.items())[::-1]):

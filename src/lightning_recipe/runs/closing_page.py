@@ -12,7 +12,11 @@ PAGE = "report.html"
 
 
 def write_page(
-    folder: Path, fits: Sequence[Fit], exhibits: Sequence[Exhibit] = (), says: Sequence[str] = ()
+    folder: Path,
+    fits: Sequence[Fit],
+    exhibits: Sequence[Exhibit] = (),
+    says: Sequence[str] = (),
+    headline: str = "",
 ) -> Path | None:
     """Write `report.html` into the folder of a procedure; return where the page is, None where there is none.
 
@@ -23,15 +27,18 @@ def write_page(
         fits: Those to be shown.
         exhibits: What the procedure shows of them.
         says: What it says of them, in sentences.
+        headline: What came of it, in one sentence; by default the page says which fit is the best.
     """
     try:
-        return _write(folder, fits, exhibits, says)
+        return _write(folder, fits, exhibits, says, headline)
     except Exception as error:
         print(f"warning: the page of {folder.name} could not be made ({reason_of(error)}).", file=sys.stderr)
         return None
 
 
-def _write(folder: Path, fits: Sequence[Fit], exhibits: Sequence[Exhibit], says: Sequence[str]) -> Path | None:
+def _write(
+    folder: Path, fits: Sequence[Fit], exhibits: Sequence[Exhibit], says: Sequence[str], headline: str
+) -> Path | None:
     from lightning_rules.report.command import write_comparison
     from lightning_rules.report.find_runs import find_runs
 
@@ -44,7 +51,7 @@ def _write(folder: Path, fits: Sequence[Fit], exhibits: Sequence[Exhibit], says:
     if without:
         print(f"warning: left out of the page is what has no report: {', '.join(without)}.", file=sys.stderr)
     found = find_runs(reports, lambda said: print(f"warning: {said}", file=sys.stderr))
-    write_comparison(found, folder / PAGE, folder.name, exhibits, says)
+    write_comparison(found, folder / PAGE, folder.name, exhibits, says, headline)
     return folder / PAGE
 
 

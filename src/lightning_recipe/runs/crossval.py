@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     shown = None if against is None else (Path(options.against).name, against)
     page = crossval_report.write_report(folder, finished, scores, shown)
     _print_end(folder, fits, scores, predicted, shown, page)
-    _print_next(folder, script, rest)
+    _print_next(folder, script, [f"--folds={options.folds}", f"--repeats={options.repeats}", *rest])
 
 
 def _parser() -> argparse.ArgumentParser:

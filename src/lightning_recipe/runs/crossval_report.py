@@ -22,7 +22,8 @@ def write_report(
         scores: What they scored.
         against: The name of another configuration, and the differences to it on the same folds.
     """
-    return write_page(folder, finished, list(_exhibits(folder, scores, against)), list(_says(scores, against)))
+    headline, *says = _says(scores, against)
+    return write_page(folder, finished, list(_exhibits(folder, scores, against)), says, headline)
 
 
 def _says(scores: CrossValidation, against: tuple[str, Resampled] | None) -> Iterator[str]:
@@ -43,9 +44,7 @@ def _says(scores: CrossValidation, against: tuple[str, Resampled] | None) -> Ite
         )
 
 
-def _exhibits(
-    folder: Path, scores: CrossValidation, against: tuple[str, Resampled] | None
-) -> Iterator[Exhibit]:
+def _exhibits(folder: Path, scores: CrossValidation, against: tuple[str, Resampled] | None) -> Iterator[Exhibit]:
     rows = [_row(metric, scores.of(metric)) for metric in scores.metrics]
     columns = ["metric of the test", "mean", "95% interval", "standard deviation", "folds"]
     caption = (
@@ -58,8 +57,8 @@ def _exhibits(
         caption = f"Differences to {name} on the same folds, by the corrected resampled t-test; above 0: this has more."
         low, high = (told_difference(scores.metric, value) for value in other.interval)
         row = [scores.metric, told_difference(scores.metric, other.mean), f"{low} to {high}", f"{other.p_value:.2g}"]
-        table = Listing(["metric of the test", "mean difference", "95% interval", "p"], [row])
-        yield _exhibit("crossval_difference", f"Against {name}", caption, table)
+        differences = Listing(["metric of the test", "mean difference", "95% interval", "p"], [row])
+        yield _exhibit("crossval_difference", f"Against {name}", caption, differences)
     labels = [one.name.replace("_", " ") for one in scores.splits]
     values = [one.scores[scores.metric] for one in scores.splits]
     bars = Bars(labels, values, scores.metric, ["test"] * len(values))
@@ -74,7 +73,13 @@ def _exhibits(
 def _row(metric: str, found: Resampled) -> list[str]:
     low, high = found.interval
     deviation = told_difference(metric, found.deviation).lstrip("+")
-    return [metric, told(metric, found.mean), f"{told(metric, low)} to {told(metric, high)}", deviation, f"{found.count}"]
+    return [
+        metric,
+        told(metric, found.mean),
+        f"{told(metric, low)} to {told(metric, high)}",
+        deviation,
+        f"{found.count}",
+    ]
 
 
 def _exhibit(name: str, title: str, caption: str, content: Bars | Listing | Matrix) -> Exhibit:

@@ -96,7 +96,9 @@ def read(folder: Path) -> CrossValidation:
             f"There is no finished cross-validation in {folder}, for it has no {SUMMARY}: name the folder of one."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as the scores of a cross-validation ({error}): make it anew.") from error
+        raise ValueError(
+            f"{path} cannot be read as the scores of a cross-validation ({error}): make it anew."
+        ) from error
 
 
 def scored(fits: Sequence[Fit], folds: int, metric: str | None) -> CrossValidation:
@@ -173,9 +175,10 @@ def compared(one: CrossValidation, other: CrossValidation, folder: Path) -> Resa
     there = {split.held_out: split for split in other.splits}
     shared = [name for name in here if name in there]
     if len(shared) < 2 or one.folds != other.folds:
+        cuts = [", ".join(list(each)[:3]) for each in (there, here)]
         raise ValueError(
-            f"{folder} was cut into other folds ({', '.join(list(there)[:3])}, ...) than these ({', '.join(list(here)[:3])}"
-            ", ...): give both the same --folds and --seed_everything."
+            f"{folder} was cut into other folds ({cuts[0]}, ...) than these ({cuts[1]}, ...): give both the same "
+            "--folds and --seed_everything."
         )
     differing = [name for name in shared if here[name].examples and here[name].examples != there[name].examples]
     if differing:
