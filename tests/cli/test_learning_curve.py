@@ -44,7 +44,7 @@ def test_fits_on_parts_of_the_data_end_in_numbers_and_a_page(command: Command, c
     told = json.loads((FOLDER / "learning_curve.json").read_text())
     assert told["law"] is None
     assert told["says"][0] == "No law can be fitted to 2 sizes: how much more data would help is not known."
-    assert "limits: the error is " in told["says"][1]
+    assert "limits: the error is " in told["headline"]
     assert re.search(r"^ +40 +2 +\d", printed, re.MULTILINE)
     assert re.search(r"^ +1,259 +2 +\d", printed, re.MULTILINE)
     page = (FOLDER / "report.html").read_text(encoding="utf-8")
@@ -55,7 +55,9 @@ def test_fits_on_parts_of_the_data_end_in_numbers_and_a_page(command: Command, c
     command(*CURVE, "--trainer.callbacks+=ReportCard")
     assert "starts" not in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*.ckpt")} == before
-    assert "was trained with other settings (model.init_args.lr was" in error(*CURVE, "--model.lr=0.1", "--trainer.callbacks+=ReportCard")
+    assert "was trained with other settings (model.init_args.lr was" in error(
+        *CURVE, "--model.lr=0.1", "--trainer.callbacks+=ReportCard"
+    )
 
 
 def test_what_gives_no_curve_is_refused_before_anything_is_written(error: Error) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_recipe import summary
+from lightning_recipe.runs.closing_page import write_page
 from lightning_recipe.runs.fit import Fit
 from lightning_recipe.runs.judged_by import Judge
 from lightning_recipe.runs.more_data import Answer, answers, limits, more, sayings, shown, with_interval
 from lightning_recipe.runs.power_law import PARAMETERS, PowerLaw, fit_power_law
-from lightning_recipe.runs.report_page import write_page
 from lightning_recipe.whole_file import whole_file
 from lightning_rules.exhibit import Curve, Curves, Exhibit, Listing, Section
 
@@ -71,16 +71,26 @@ class LearningCurve:
         return dict(found)
 
     @property
+    def headline(self) -> str:
+        """What limits, as far as that is known; else the first that can be said."""
+        return self._limits or self._of_more_data[0]
+
+    @property
     def says(self) -> list[str]:
-        """What comes of it, in sentences."""
-        share, groups = self.judge.is_share, self.groups
-        said = sayings(self.law, share, list(groups))
-        last = groups[max(groups)]
+        """What comes of it besides, in sentences."""
+        return [*(self._of_more_data if self._limits else self._of_more_data[1:]), CHOSEN]
+
+    @property
+    def _of_more_data(self) -> list[str]:
+        return sayings(self.law, self.judge.is_share, list(self.groups))
+
+    @property
+    def _limits(self) -> str:
+        last = self.groups[max(self.groups)]
         training = _mean([one.training for one in last if one.training is not None])
-        if training is not None:
-            validation = statistics.fmean(one.error for one in last)
-            said.append(limits(training, validation, self.law, share))
-        return [*said, CHOSEN]
+        if training is None:
+            return ""
+        return limits(training, statistics.fmean(one.error for one in last), self.law, self.judge.is_share)
 
 
 def report(folder: Path, fits: Sequence[Fit], judge: Judge, validation: int | None, seed: int) -> LearningCurve:
@@ -104,7 +114,7 @@ def report(folder: Path, fits: Sequence[Fit], judge: Judge, validation: int | No
         )
     curve = LearningCurve(judge, points, law_of(points, validation, seed))
     write_numbers(folder, curve)
-    page = write_page(folder, fits, exhibits(curve), curve.says)
+    page = write_page(folder, fits, exhibits(curve), curve.says, curve.headline)
     print_end(folder, curve, page)
     return curve
 
@@ -150,7 +160,8 @@ def write_numbers(folder: Path, curve: LearningCurve) -> None:
 def numbers(curve: LearningCurve) -> dict[str, Any]:
     """A learning curve as plain values; what is infinite is null."""
     law = curve.law
-    made: dict[str, Any] = {"metric": curve.judge.metric, "mode": curve.judge.mode, "says": curve.says, "law": None}
+    made: dict[str, Any] = {"metric": curve.judge.metric, "mode": curve.judge.mode, "law": None}
+    made |= {"headline": curve.headline, "says": curve.says}
     made["points"] = [asdict(point) for point in curve.points]
     if law is None:
         return made
@@ -267,7 +278,7 @@ def print_end(folder: Path, curve: LearningCurve, page: Path | None) -> None:
     if law is not None and law.is_falling:
         floor = with_interval(law.floor, law.floor_between(), share)
         print(f"Law: {law.floor:.4g} + {law.scale:.3g} * n^-{law.exponent:.3g}; floor {floor}")
-    print("", *curve.says, "", sep="\n")
+    print("", curve.headline, *curve.says, "", sep="\n")
     places: Mapping[str, Path | None] = {
         "Numbers": folder / f"{FILE}.json",
         "Fits": folder / f"{FILE}.csv",
