@@ -130,7 +130,7 @@ def test_a_share_goes_on_as_the_same_share() -> None:
         ValueError, match="trained without --subset, and this run goes on with --subset 1259@0, so that"
     ):
         goes_on(plain, share("subset", 1259))  # all of them, normalised alike
-    with pytest.raises(ValueError, match="normalised with mean 4.88"):
+    with pytest.raises(ValueError, match="trained with --held_out 2/5@0, and this run goes on without --held_out"):
         goes_on(nested, share())
     kept = saved(share("all", "kept"), Flat(), "kept.ckpt")
     with pytest.raises(ValueError, match="trained with --all_data kept, and this run goes on without --all_data"):

@@ -125,13 +125,13 @@ class LabelledDataModule(L.LightningDataModule):
         Raises:
             ValueError: If classes, their order or the normalisation differ; when training goes on, if the share does.
         """
-        here = self.state_dict()
-        if here:
-            _check_classes(state_dict.get("class_names"), self.class_names)
-            _check_normalisation(state_dict.get("normalisation"), here["normalisation"])
-        trainer = self.trainer
-        if here and trainer is not None and trainer.state.fn == TrainerFn.FITTING and "share" in state_dict:
+        here, trainer = self.state_dict(), self.trainer
+        if not here:
+            return
+        _check_classes(state_dict.get("class_names"), self.class_names)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and "share" in state_dict:
             _check_share(state_dict["share"], here["share"])
+        _check_normalisation(state_dict.get("normalisation"), here["normalisation"])
 
 
 def _check_classes(then: Sequence[str] | None, now: Sequence[str]) -> None:
