@@ -25,6 +25,7 @@ SETTINGS = [
     *["--trainer.enable_model_summary=false", "--trainer.callbacks+=ModelCheckpoint"],
     *["--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=max", "--trainer.callbacks+=EarlyStopping"],
     *["--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=max"],
+    *["--trainer.callbacks+=ReportCard", "--trainer.callbacks.form=json"],
 ]
 STEPS = 39  # of an epoch: 1,259 training examples in batches of 32
 
@@ -41,6 +42,12 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
+def scores(folder: Path) -> list[str | None]:
+    """Names of those that reports tell of."""
+    found = [json.loads(path.read_text())["score"] for path in folder.rglob("report.json")]
+    return [score and score["name"] for score in found]
+
+
 def saved(name: str) -> tuple[Path, dict[str, Any]]:
     path = FOLDER / record(name)["checkpoint"]["path"]
     return path, torch.load(path, weights_only=True)
@@ -54,7 +61,7 @@ def test_both_strategies_train_on_all_data_and_are_not_made_again(run: Path, com
     assert (
         f"restart: anew on 1,259 training and 359 validation examples for {step} optimiser steps, as many," in printed
     )
-    assert re.search(r"^Validation score +none: all validation examples were trained on", printed, re.MULTILINE)
+    assert re.search(r"^Score +none: all validation examples were trained on", printed, re.MULTILINE)
     assert re.search(rf"^Trained +{step} steps on training and validation data$", printed, re.MULTILINE)
     path, anew = saved("restart")
     assert (path.name, anew["global_step"]) == (f"refitted-{step}.ckpt", step)
@@ -78,6 +85,8 @@ def test_both_strategies_train_on_all_data_and_are_not_made_again(run: Path, com
     ended = "threshold" if last < float(told[2]) else "cap"
     assert re.search(rf"^Ended by +the {ended}: val/loss ", printed, re.MULTILINE)
 
+    assert scores(run) == ["val/accuracy"]
+    assert scores(FOLDER) == [None, None], "what was measured on examples that were trained on is none"
     before = [path.stat().st_mtime_ns for path in FOLDER.rglob("*.ckpt")]
     for strategy in (["restart"], ["continue", "--cap=4"]):
         command("refit", f"--run={run}", "--strategy", *strategy)
@@ -99,7 +108,7 @@ def test_passes_are_matched_and_what_cannot_be_refitted_is_refused(
     config = yaml.safe_load((FOLDER / "restart.yaml").read_text())
     assert config["trainer"]["limit_train_batches"] is None
     names = [one["class_path"].rpartition(".")[2] for one in config["trainer"]["callbacks"]]
-    assert names == ["ModelCheckpoint", "StopAtStep", "FitRecord"], "early stopping is left out"
+    assert names == ["ModelCheckpoint", "ReportCard", "StopAtStep", "FitRecord"], "early stopping is left out"
 
     assert "There is no folder gone: give the log folder of a run" in error("refit", "--run=gone")
     assert "the following arguments are required: --run" in error("refit")

@@ -111,7 +111,7 @@ def test_what_the_records_say_is_written_and_printed(errors: dict[int, list[floa
     assert told["headline"].startswith("Data limits: the error is 0.1% on training")
     assert told["headline"] in printed
     assert all(sentence in printed for sentence in told["says"])
-    assert told["says"][-1].startswith("The best epoch of a fit is chosen on the same validation split")
+    assert told["says"][-1].startswith("All fits are judged on one validation split")
     assert "No page compares the fits: examples_40_repeat_0, " in printed
     again = report(Path("curve"), finished(errors), ACCURACY, 400, 7)
     assert again.says == curve.says

@@ -33,7 +33,7 @@ def test_the_three_answers(law: PowerLaw) -> None:
 def test_answers_in_words(law: PowerLaw) -> None:
     near = Answer("half the error", 0.02, 2280.0, 2000.0, math.inf)
     assert say(near, law, is_share=True) == (
-        "half the error (2% instead of 4.73%): 1,000 more training examples (95% interval 720 to no number at all)."
+        "half the error (2% instead of 4.73%): 1,000 more training examples (95% interval 720 to out of reach)."
     )
     far = say(Answer("half the error", 0.02, 20_000.0, 3000.0, 1e9), law, is_share=True)
     assert "(95% interval 1,700 to over 1,000 times as many); over more than 10 times the data this is a guess." in far

@@ -22,7 +22,10 @@ from lightning_rules.exhibit import Curve, Curves, Exhibit, Listing, Section
 
 FILE = "learning_curve"
 AHEAD = 4.0  # times the data: so far the law is drawn
-CHOSEN = "The best epoch of a fit is chosen on the same validation split, which is a little kind to all sizes alike."
+CHOSEN = (
+    "All fits are judged on one validation split, whose own chance the intervals do not hold; the best epoch of each is "
+    "chosen on it, which is a little kind to all sizes alike."
+)
 
 
 @dataclass(frozen=True)
@@ -191,13 +194,13 @@ def exhibits(curve: LearningCurve) -> list[Exhibit]:
     made = [_figure(curve)]
     if law is not None and law.is_falling:
         rows = [_answer_row(one, law, curve.judge.is_share) for one in answers(law, curve.judge.is_share)]
-        columns = ["For", "Error", "More training examples", "95% interval", "In all"]
+        columns = ["For", "Error", "More training examples", "95% interval"]
         caption = "By the law that was fitted to the fits. The intervals follow from how these scatter."
         made.append(
             Exhibit("data_needed", Section.DATA_NEEDED, "More data for less error", caption, Listing(columns, rows))
         )
     listing = Listing(["Training examples", "Fits", "Error", "From", "To", "Training error", "Steps"], size_rows(curve))
-    caption = f"Means of {curve.judge.label}. {CHOSEN}"
+    caption = f"Means of {curve.judge.label} over the fits of each size, and the best and worst of them."
     made.append(Exhibit("sizes", Section.DATA_NEEDED, "Errors by the number of training examples", caption, listing))
     return made
 
@@ -206,10 +209,9 @@ def _answer_row(answer: Answer, law: PowerLaw, is_share: bool) -> list[str]:
     most = law.sizes[-1]
     target = shown(answer.target, is_share)
     if math.isinf(answer.total):
-        return [answer.asked, target, "not reachable", f"the floor is {shown(law.floor, is_share)}", ""]
+        return [answer.asked, target, "not reachable", f"the floor is {shown(law.floor, is_share)}"]
     ends = f"{more(answer.low, most)} to {more(answer.high, most)}"
-    total = f"{answer.total:,.0f}" if answer.total < 1000 * most else ""
-    return [answer.asked, target, more(answer.total, most), ends, total]
+    return [answer.asked, target, more(answer.total, most), ends]
 
 
 def size_rows(curve: LearningCurve) -> list[list[str]]:

@@ -59,7 +59,7 @@ def say(answer: Answer, law: PowerLaw, is_share: bool) -> str:
 def more(total: float, now: float) -> str:
     """How many more than now a number of examples is, with no more digits than are known."""
     if math.isinf(total):
-        return "no number at all"
+        return "out of reach"
     added = max(0.0, total - now)
     if total > MANY * now:
         return f"over {MANY:,.0f} times as many"

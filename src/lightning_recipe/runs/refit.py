@@ -26,6 +26,9 @@ LAST |= {"auto_insert_metric_name": False}
 KEEPER = "lightning.pytorch.callbacks.ModelCheckpoint"
 ENDLESS = 1_000_000_000
 PARTS = ("fold", "held_out", "subset", "all_data", "bootstrap")
+# Rules for which validation examples have to be new, and why they are left out.
+OF_NEW_EXAMPLES = ("no-leak", "bias-variance", "prediction-dynamics", "worst-errors", "selective-prediction")
+TRAINED_ON = "the validation examples are trained on: their loss is an aim of training and no score"
 NO_SCORE = "none: all validation examples were trained on; only a test tells how good it is, once"
 
 
@@ -215,7 +218,8 @@ def go_on(
     start = {"class_path": f"{CALLBACKS}.StartFrom", "init_args": {"checkpoint": str(stopped.checkpoint)}}
     until = {"monitor": losses.name, "mode": "min", "stopping_threshold": losses.training, "patience": ENDLESS}
     callbacks = [start, {"class_path": EARLY_STOPPING, "init_args": until}]
-    own = {"seed_everything": base_seed(settings), "all_data": "kept"}
+    ignored = {**dict.fromkeys(OF_NEW_EXAMPLES, TRAINED_ON), **settings.get("ignore_rules", {})}
+    own = {"seed_everything": base_seed(settings), "all_data": "kept", "ignore_rules": ignored}
     fit = make_fit({**settings, "trainer": trainer}, folder, "continue", own, callbacks)
     says = (
         f"continue: from the best of the run ({told(stopped)}) at its rate on all of the data, until {losses.name} on "
@@ -257,7 +261,7 @@ def print_end(fit: Fit, losses: LossesAtBest | None, script: Sequence[str]) -> N
     rows = [("Checkpoint", path), ("Trained", f"{record['step']:,} steps on training and validation data")]
     if losses is not None:
         rows.append(("Ended by", ended_by(losses, record)))
-    rows.append(("Validation score", NO_SCORE))
+    rows.append(("Score", NO_SCORE))
     words = ["python", *script, "test", "--config", str(fit.config), "--ckpt_path", path]
     rows.append(("Test", shlex.join(words)))
     print("\n" + summary.table(rows))

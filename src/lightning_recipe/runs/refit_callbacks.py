@@ -23,6 +23,8 @@ class StopAtStep(Callback):
             fit does not have, or an epoch is a part of the training data that is the same each time.
     """
 
+    trains_on_validation = True  # the report has no score
+
     def __init__(self, step: int) -> None:
         if step < 1:
             raise ValueError(f"Expected a fit to end after 1 step or more, but got {step}.")
@@ -62,6 +64,8 @@ class StartFrom(Callback):
         ValueError: If it cannot be read, its weights or optimisers are not those of the model, or the model steps its
             schedule by itself.
     """
+
+    trains_on_validation = True
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
