@@ -85,6 +85,7 @@ def test_both_strategies_train_on_all_data_and_are_not_made_again(run: Path, com
     ended = "threshold" if last < float(told[2]) else "cap"
     assert re.search(rf"^Ended by +the {ended}: val/loss ", printed, re.MULTILINE)
 
+    assert not Path("config.yaml").exists(), "everything is in its folder"
     assert scores(run) == ["val/accuracy"]
     assert scores(FOLDER) == [None, None], "what was measured on examples that were trained on is none"
     before = [path.stat().st_mtime_ns for path in FOLDER.rglob("*.ckpt")]

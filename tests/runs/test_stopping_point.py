@@ -41,6 +41,7 @@ def test_the_newest_checkpoint_names_the_best_wherever_the_run_lies_now() -> Non
     found = stopping_point(Path("run"))
     assert (found.checkpoint, found.step, found.epoch, found.batches) == (best, 20, 1, 10)
     assert (found.monitor, found.score, found.waits) == ("val/loss", 0.25, False)
+    assert found.rate is None
     named = stopping_point(Path("run"), "run/checkpoints/last.ckpt")
     assert named.step == 30
     best.unlink()
@@ -60,6 +61,8 @@ def test_a_rate_that_waits_for_a_metric_is_known() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     waiting = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer).state_dict()
     steps = torch.optim.lr_scheduler.StepLR(optimizer, 1).state_dict()
+    held_rate = stopping_point(Path(), str(write("c.ckpt", held(optimizer_states=[optimizer.state_dict()])))).rate
+    assert held_rate == 0.1
     assert stopping_point(Path(), str(write("a.ckpt", held(lr_schedulers=[steps, waiting])))).waits
     assert not stopping_point(Path(), str(write("b.ckpt", held(lr_schedulers=[steps])))).waits
 

@@ -20,7 +20,7 @@ from lightning_rules.report.score import mode_of
 
 FILE = "losses_at_best.json"
 ONE_DEVICE: Settings = {"strategy": "auto", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
-NOTHING_KEPT: Settings = {"logger": False, "enable_checkpointing": False, "max_time": None}
+NOTHING_KEPT: Settings = {"enable_checkpointing": False, "max_time": None}
 START = "lightning_recipe.runs.refit_callbacks.StartFrom"
 NOTHING_SHOWN: Settings = {"enable_progress_bar": False, "enable_model_summary": False}
 
@@ -69,7 +69,7 @@ def losses_at_best(
         return known
     config = folder / "losses_at_best.yaml"
     with whole_file(config) as file:
-        yaml.safe_dump(measuring(settings, checkpoint), file, sort_keys=False)
+        yaml.safe_dump(measuring(settings, folder, checkpoint), file, sort_keys=False)
     with pool.as_command(script, ["validate", "--config", str(config)]):
         cli = command_line.run()
     validation = _numbers(cli.trainer.callback_metrics)
@@ -99,10 +99,12 @@ def _known(path: Path) -> LossesAtBest | None:
         return None
 
 
-def measuring(settings: Settings, checkpoint: Path) -> Settings:
-    """The settings of `validate` that measure a checkpoint on one device and leave nothing behind."""
+def measuring(settings: Settings, folder: Path, checkpoint: Path) -> Settings:
+    """The settings of `validate` that measure a checkpoint on one device, with a small log in the folder."""
+    place = {"save_dir": str(folder), "name": "losses_at_best"}
+    own: Settings = {"logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": place}}
     weights = {"class_path": START, "init_args": {"checkpoint": str(checkpoint)}}
-    trainer = {**settings["trainer"], **ONE_DEVICE, **NOTHING_KEPT, **NOTHING_SHOWN, "callbacks": [weights]}
+    trainer = {**settings["trainer"], **ONE_DEVICE, **NOTHING_KEPT, **NOTHING_SHOWN, **own, "callbacks": [weights]}
     given: Settings = {name: settings[name] for name in ("seed_everything", "model", "data") if name in settings}
     return {**given, "trainer": trainer, "rules": "none", "verbose": False}
 

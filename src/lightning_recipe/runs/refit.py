@@ -211,6 +211,7 @@ def go_on(
             "--strategy restart."
         )
     epochs = cap or stopped.epoch + 1
+    rate = "" if stopped.rate is None else f" at its rate of {stopped.rate:.2g}, held constant,"
     length = {"max_epochs": epochs, "max_steps": -1, "min_epochs": None, "min_steps": None, "max_time": None}
     every = {"check_val_every_n_epoch": 1, "val_check_interval": None, "num_sanity_val_steps": 0}
     trainer = {**settings["trainer"], **length, **every}
@@ -222,7 +223,7 @@ def go_on(
     own = {"seed_everything": base_seed(settings), "all_data": "kept", "ignore_rules": ignored}
     fit = make_fit({**settings, "trainer": trainer}, folder, "continue", own, callbacks)
     says = (
-        f"continue: from the best of the run ({told(stopped)}) at its rate on all of the data, until {losses.name} on "
+        f"continue: from the best of the run ({told(stopped)}){rate} on all of the data, until {losses.name} on "
         f"the old validation part falls from {losses.validation:.4g} under the {losses.training:.4g} of the training "
         f"part, for {summary.count(epochs, 'epoch')} at most."
     )
@@ -274,4 +275,7 @@ def ended_by(losses: LossesAtBest, record: Mapping[str, Any]) -> str:
         return f"a {losses.name} that is not finite: take the checkpoint of the run, or lower its rate"
     if last < losses.training:
         return f"the threshold: {losses.name} {last:.4g} on the old validation part is under {losses.training:.4g}"
-    return f"the cap: {losses.name} {last:.4g} on the old validation part is not under {losses.training:.4g}"
+    return (
+        f"the cap: {losses.name} {last:.4g} on the old validation part is not under {losses.training:.4g}; a longer --cap "
+        "may do it, or --strategy restart where the rate had fallen far already"
+    )

@@ -21,6 +21,8 @@ class StoppingPoint:
         batches: Training batches of an epoch, on one rank; None where no epoch had ended.
         monitor: The metric that it was the best by; None where there was none.
         score: Its value.
+        rate: The highest learning rate of its parameter groups, at which the next step would be taken; None where
+            the checkpoint holds no optimisers.
         waits: Whether the learning rate was lowered when a metric stopped to improve.
     """
 
@@ -30,6 +32,7 @@ class StoppingPoint:
     batches: int | None
     monitor: str | None
     score: float | None
+    rate: float | None
     waits: bool
 
 
@@ -76,6 +79,7 @@ def stopping_point(run: Path, named: str | None = None) -> StoppingPoint:
         batches_of_an_epoch(checkpoint),
         keeper.get("monitor"),
         None if score is None else float(score),
+        rate_in(checkpoint),
         waits,
     )
 
@@ -111,6 +115,12 @@ def keeper_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     states = [one for one in (checkpoint.get("callbacks") or {}).values() if isinstance(one, Mapping)]
     keepers = [one for one in states if "best_model_path" in one]
     return next((one for one in keepers if one.get("monitor")), keepers[0] if keepers else {})
+
+
+def rate_in(checkpoint: Mapping[str, Any]) -> float | None:
+    """The highest learning rate of the optimisers in a checkpoint; None where there is none."""
+    groups = [group for one in checkpoint.get("optimizer_states") or [] for group in one.get("param_groups") or []]
+    return max((float(group["lr"]) for group in groups if "lr" in group), default=None)
 
 
 def batches_of_an_epoch(checkpoint: Mapping[str, Any]) -> int | None:
