@@ -23,8 +23,8 @@ from lightning_rules.exhibit import Curve, Curves, Exhibit, Listing, Section
 FILE = "learning_curve"
 AHEAD = 4.0  # times the data: so far the law is drawn
 CHOSEN = (
-    "All fits are judged on one validation split, whose own chance the intervals do not hold; the best epoch of each is "
-    "chosen on it, which is a little kind to all sizes alike."
+    "All fits are judged on one validation split, whose own chance the intervals do not hold; the best epoch of each "
+    "is chosen on it, which is a little kind to all sizes alike."
 )
 
 

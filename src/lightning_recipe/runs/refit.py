@@ -276,6 +276,6 @@ def ended_by(losses: LossesAtBest, record: Mapping[str, Any]) -> str:
     if last < losses.training:
         return f"the threshold: {losses.name} {last:.4g} on the old validation part is under {losses.training:.4g}"
     return (
-        f"the cap: {losses.name} {last:.4g} on the old validation part is not under {losses.training:.4g}; a longer --cap "
-        "may do it, or --strategy restart where the rate had fallen far already"
+        f"the cap: {losses.name} {last:.4g} on the old validation part is not under {losses.training:.4g}; a longer "
+        "--cap may do it, or --strategy restart where the rate had fallen far already"
     )
