@@ -121,9 +121,13 @@ TOO_FEW_TO_STOP_BY = {
         Examples(40, times=np.arange(40) % 5.0),
     ),
     "1 group is left once fold 1 of 2 is held out": (Fold(0, 2), Examples(30, groups=np.array(["a", "b"] * 15))),
-    "1 example of class 'rare' is left once fold 2 of 2 is held out, too few to train on and to stop by: ask for": (
+    "1 example of class 'rare' is left once fold 1 of 2 is held out, too few to train on and to stop by: ask for": (
         Fold(1, 2),
         Examples(30, np.array([1, 1] + [0] * 28), class_names=["plain", "rare"]),
+    ),
+    "Class 1 is only in groups that are held out for stopping: give another seed": (
+        Fold(1, 2),
+        Examples(8, np.array([0, 1, 0, 1] * 2), np.array(["a", "b", "c", "d"] * 2)),
     ),
     "1 example is left once fold 1 of 2 is held out": (Fold(0, 2), Examples(2)),
 }

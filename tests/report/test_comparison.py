@@ -144,10 +144,11 @@ def test_repetitions_with_other_code_say_so() -> None:
     assert compared(documents[:2]).groups[0].remark == ""
 
 
-def test_folds_are_known() -> None:
+@pytest.mark.parametrize("option", ["fold", "held_out"])
+def test_folds_are_known(option: str) -> None:
     documents = [run(str(fold), 0.1, 0.9 + fold / 100) for fold in range(3)]
     for fold, one in enumerate(documents):
-        one.record["config"] += f"fold: {fold + 1}/3@42\n"
+        one.record["config"] += f"{option}: {fold + 1}/3@42\n"
     found = compared(documents)
     assert found.is_folds
     assert len(found.groups) == 1
@@ -208,6 +209,8 @@ def test_what_is_no_configuration_has_no_settings(odd: object) -> None:
         ("model.init_args.lr", True),
         ("seed_everything", False),
         ("fold", False),
+        ("held_out", False),
+        ("subset", True),
         ("bootstrap", False),
         ("data.init_args.fold", False),
         ("data.init_args.split_seed", False),

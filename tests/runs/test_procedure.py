@@ -39,7 +39,7 @@ def test_fits_have_gpus_of_their_own(
 
 def test_more_gpus_than_there_are_and_named_ones_are_refused(four_gpus: None) -> None:
     with pytest.raises(
-        ValueError, match="--jobs 3 with --trainer.devices 2 needs 6 GPUs, and there are 4: use --jobs 2"
+        ValueError, match=r"--jobs 3 with --trainer.devices 2 needs 6 GPUs, and there are 4: use --jobs 2"
     ):
         places_of({"trainer": {"devices": 2}}, 3, SCRIPT)
     with pytest.raises(

@@ -26,6 +26,11 @@ def test_overlap_widens_it() -> None:
     assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 4) * found.standard_error)
 
 
+def test_it_ends_where_the_score_does() -> None:
+    low, high = resampled([0.97, 0.999, 0.99], 0.5, (0.0, 1.0)).interval
+    assert (low, high) == (resampled([0.97, 0.999, 0.99], 0.5).interval[0], 1.0)
+
+
 def test_differences_on_the_same_splits() -> None:
     others = [score - difference for score, difference in zip(SCORES, [0.02, 0.01, 0.03, 0.02, 0.02], strict=True)]
     found = paired(SCORES, others, 1e-12)

@@ -1,5 +1,6 @@
 """Folds: examples cut into parts alike in size, of which one is held out in turn."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,19 +53,22 @@ class Fold:
             ValueError: If a class has fewer examples than there are folds, or all of them in one group; if there are
                 more folds than groups, or not one more point in time than folds; if there are more folds than examples.
         """
+        return self._cuts(examples)[self.k]
+
+    def _cuts(self, examples: Examples) -> list[Cut]:
+        """The cuts of all folds, in order."""
         if examples.times is not None:
-            return self._cut_in_time(examples.times)
+            return self._cuts_in_time(examples.times)
         if examples.groups is not None:
-            return self._cut_by_group(examples)
+            return self._cuts_by_group(examples)
         if examples.labels is not None:
-            return self.split(examples.labels.tolist(), examples.class_names)
+            labels = examples.labels.tolist()
+            return [Fold(k, self.n, self.seed).split(labels, examples.class_names) for k in range(self.n)]
         if examples.count < self.n:
             raise ValueError(f"There are {examples.count} examples, too few for {self.n} folds: ask for fewer folds.")
         from sklearn.model_selection import KFold
 
-        shuffled = KFold(self.n, shuffle=True, random_state=self.seed).split(np.arange(examples.count))
-        cuts: list[Cut] = list(shuffled)
-        return cuts[self.k]
+        return list(KFold(self.n, shuffle=True, random_state=self.seed).split(np.arange(examples.count)))
 
     def cut_nested(self, examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the sorted indices to train on, those to stop by, and those held out.
@@ -73,33 +77,40 @@ class Fold:
         nothing that shapes the model has seen what it is scored on (Cawley and Talbot, 2010).
 
         Raises:
-            ValueError: As `cut`, or if too little is left for a part to stop by.
+            ValueError: As `cut`, or if any of the folds leaves too little for a part to stop by.
         """
         if examples.times is not None and len(np.unique(examples.times)) < self.n + 2:
             raise ValueError(
                 f"There are {len(np.unique(examples.times))} points in time, too few for {self.n} folds with a part "
                 f"before each to stop by: there must be {self.n + 2} at least."
             )
-        rest, held_out = self.cut(examples)
-        left = examples.take(rest)
-        self._check_left(left)
-        seed = int(np.random.default_rng([self.seed, self.n, self.k]).integers(2**31))
-        parts = split(left, {"stopping": STOPPING_SHARE}, seed)
+        cuts = self._cuts(examples)
+        for k, (rest, _) in enumerate(cuts):  # all of them, so that none fails when others are trained already
+            Fold(k, self.n, self.seed)._check_left(examples.take(rest))
+        rest, held_out = cuts[self.k]
+        parts = self._with_stopping(examples.take(rest))
         return rest[parts["train"]], rest[parts["stopping"]], held_out
+
+    def _with_stopping(self, left: Examples) -> dict[str, NDArray[np.int64]]:
+        seed = int(np.random.default_rng([self.seed, self.n, self.k]).integers(2**31))
+        return split(left, {"stopping": STOPPING_SHARE}, seed)
 
     def _check_left(self, left: Examples) -> None:
         """Refuse what cannot be cut once more, with the reason that it was cut before."""
         said = f"once fold {self.k + 1} of {self.n} is held out, too few to train on and to stop by: "
-        groups = 2 if left.groups is None else len(np.unique(left.groups))
-        if groups < 2:
-            raise ValueError(f"{groups} group is left {said}ask for more folds, or add groups.")
-        if left.groups is None and left.times is None:
+        if left.groups is not None:
+            if len(np.unique(left.groups)) < 2:
+                raise ValueError(f"1 group is left {said}ask for more folds, or add groups.")
+            pairs = {*zip(left.strata().tolist(), left.groups.tolist(), strict=True)}
+            if 1 in Counter(label for label, _ in pairs).values():  # a class of one group, which must not be taken away
+                self._with_stopping(left)
+        elif left.times is None:
             labels, counts = np.unique(left.strata(), return_counts=True)
             if counts.min() < 2:
                 name = "" if left.labels is None else f" of class {left.class_name(int(labels[counts.argmin()]))}"
                 raise ValueError(f"{counts.min()} example{name} is left {said}ask for more folds, or add examples.")
 
-    def _cut_in_time(self, times: NDArray[np.float64]) -> Cut:
+    def _cuts_in_time(self, times: NDArray[np.float64]) -> list[Cut]:
         points, when = np.unique(times, return_inverse=True)
         if len(points) < self.n + 1:
             raise ValueError(
@@ -108,10 +119,10 @@ class Fold:
             )
         from sklearn.model_selection import TimeSeriesSplit
 
-        before, held_out = list(TimeSeriesSplit(self.n).split(points))[self.k]
-        return np.flatnonzero(np.isin(when, before)), np.flatnonzero(np.isin(when, held_out))
+        parts = TimeSeriesSplit(self.n).split(points)
+        return [(np.flatnonzero(np.isin(when, before)), np.flatnonzero(np.isin(when, held))) for before, held in parts]
 
-    def _cut_by_group(self, examples: Examples) -> Cut:
+    def _cuts_by_group(self, examples: Examples) -> list[Cut]:
         names, groups = np.unique(np.asarray(examples.groups), return_inverse=True)
         if len(names) < self.n:
             raise ValueError(
@@ -130,8 +141,7 @@ class Fold:
         from sklearn.model_selection import StratifiedGroupKFold
 
         deal = StratifiedGroupKFold(self.n, shuffle=True, random_state=self.seed)
-        cuts: list[Cut] = list(deal.split(labels, labels, groups))
-        return cuts[self.k]
+        return list(deal.split(labels, labels, groups))
 
     def split(self, targets: Sequence[int], class_names: Sequence[str] | None = None) -> Cut:
         """Return the sorted indices of the examples to train on, and of those held out, stratified by class.

@@ -63,8 +63,10 @@ class CrossValidation:
         return sorted(shared, key=lambda name: name != self.metric)
 
     def of(self, metric: str) -> Resampled:
-        """Mean, spread and interval of a metric."""
-        return resampled([one.scores[metric] for one in self.splits], self.ratio)
+        """Mean, spread and interval of a metric; that of a share is no further than from 0 to 1."""
+        values = [one.scores[metric] for one in self.splits]
+        bounds = (0.0, 1.0) if is_share(metric) and all(0 <= one <= 1 for one in values) else None
+        return resampled(values, self.ratio, bounds)
 
     def write(self, folder: Path) -> None:
         """Write all this as JSON into the folder."""

@@ -24,12 +24,14 @@ class Resampled:
         mean: Their mean.
         deviation: Their standard deviation (with J - 1): how much a single split moves the score.
         ratio: Test examples for each training example of a split.
+        bounds: Values that the score cannot pass, where the interval ends at the latest; None where there are none.
     """
 
     count: int
     mean: float
     deviation: float
     ratio: float
+    bounds: tuple[float, float] | None = None
 
     @property
     def standard_error(self) -> float:
@@ -42,7 +44,8 @@ class Resampled:
         from scipy.stats import t
 
         half = float(t.ppf(0.5 + CONFIDENCE / 2, self.count - 1)) * self.standard_error
-        return self.mean - half, self.mean + half
+        least, most = self.bounds or (-math.inf, math.inf)
+        return max(least, self.mean - half), min(most, self.mean + half)
 
     @property
     def p_value(self) -> float:
@@ -54,12 +57,13 @@ class Resampled:
         return float(2 * t.sf(abs(self.mean) / self.standard_error, self.count - 1))
 
 
-def resampled(scores: Sequence[float], ratio: float) -> Resampled:
+def resampled(scores: Sequence[float], ratio: float, bounds: tuple[float, float] | None = None) -> Resampled:
     """Mean, spread and interval of the scores of splits.
 
     Args:
         scores: One of each split, at least 2, all finite.
         ratio: Test examples for each training example of a split: 1 / (K - 1) for K folds.
+        bounds: Values that the score cannot pass, as 0 and 1 of a share.
 
     Raises:
         ValueError: If there are fewer scores, one is not finite, or the ratio is not above 0.
@@ -70,7 +74,7 @@ def resampled(scores: Sequence[float], ratio: float) -> Resampled:
             f"Expected at least 2 finite scores and a ratio above 0, but got {list(scores)} and {ratio}: "
             "leave out the splits that have no score."
         )
-    return Resampled(len(values), float(values.mean()), float(values.std(ddof=1)), ratio)
+    return Resampled(len(values), float(values.mean()), float(values.std(ddof=1)), ratio, bounds)
 
 
 def paired(scores: Sequence[float], others: Sequence[float], ratio: float) -> Resampled:
