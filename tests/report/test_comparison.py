@@ -187,6 +187,10 @@ def test_settings_are_flat() -> None:
         "trainer.callbacks.B.class_path": "B",
         "trainer.callbacks.B.init_args.dirpath": "kept/1",
     }
+    subset = settings_of("subset: 40@7\n")
+    assert subset == {"subset": "40", "subset.seed": "7"}
+    assert makes_configuration("subset")
+    assert not makes_configuration("subset.seed")
     twice = settings_of("a:\n- {class_path: x.C, n: 1}\n- {class_path: x.C, n: 2}\n- [3, {b: 4}]\n")
     assert {key: value for key, value in twice.items() if "class_path" not in key} == {
         "a.C.n": "1", "a.C-2.n": "2", "a.2.0": "3", "a.2.1.b": "4",

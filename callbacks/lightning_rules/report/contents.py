@@ -28,6 +28,7 @@ TITLES = {
     Section.BIAS_VARIANCE: "Bias and variance",
     Section.ENSEMBLE: "Ensemble",
     Section.CROSS_VALIDATION: "Cross-validation",
+    Section.DATA_NEEDED: "How much data",
 }
 
 
