@@ -59,6 +59,12 @@ def add_options(parser: LightningArgumentParser) -> None:
         help="Whether fit ends with a test of the best checkpoint and a summary.",
     )
     parser.add_argument(
+        "--measure_training",
+        type=bool,
+        default=False,
+        help="Whether fit ends by measuring the best checkpoint on the examples that it was trained on.",
+    )
+    parser.add_argument(
         "--fold",
         type=str | None,
         default=None,

@@ -29,8 +29,10 @@ from lightning_recipe import (
     restoring,
     summary,
 )
-from lightning_recipe.runs import bootstrap, ensemble, folds
+from lightning_recipe.runs import bootstrap, folds, procedures
+from lightning_recipe.runs.fit_record import FitRecord
 from lightning_recipe.runs.pool import as_command
+from lightning_recipe.runs.procedure import CommandLine
 from lightning_recipe.trainer import RecipeTrainer
 
 _USAGE = "%(prog)s --config FILE [--config FILE ...] [--OPTION VALUE ...]"
@@ -75,7 +77,7 @@ class RecipeCLI(LightningCLI):
             # Optimisers belong to the model: `model.init_args.optimizer`.
             auto_configure_optimizers=False,
             parser_kwargs={
-                "epilog": f"{restoring.EPILOG} {ensemble.EPILOG} {reporting.EPILOG}",
+                "epilog": f"{restoring.EPILOG} {reporting.EPILOG} {procedures.EPILOG}",
                 **{name: {"usage": _USAGE} for name in self.subcommands()},
             },
             parser_class=arguments.Parser,
@@ -179,12 +181,13 @@ class RecipeCLI(LightningCLI):
             )
 
     def after_fit(self) -> None:
-        """Test the best checkpoint and print the summary, where `test_after_fit` asks for it.
+        """Measure the best checkpoint, and print the summary, where `test_after_fit` asks for it.
 
         Under DDP the test runs on rank 0 alone, after the process group has been taken down: a distributed
         sampler would fill up the last batches with examples it has already given, and count them twice.
         """
-        if not self._option("test_after_fit") or self._option("trainer").get("fast_dev_run"):
+        asked = self._option("test_after_fit") or self._option("measure_training")
+        if not asked or self._option("trainer").get("fast_dev_run"):
             return
         best, checkpoint = after_fit.best_checkpoint(self.trainer)
         log_dir = self.trainer.log_dir  # a broadcast: every rank asks, while there are others to answer
@@ -192,9 +195,21 @@ class RecipeCLI(LightningCLI):
         tester = after_fit.tester(self.trainer, self._get(self.config_init, "trainer"))
         if tester is None:
             return
+        if self._option("measure_training"):
+            self._tell("training", after_fit.measured_on_training(self.trainer, tester, self.model, best))
+        if not self._option("test_after_fit"):
+            return
         results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        self._tell("test", {name: value for result in results for name, value in result.items()})
         rows = [*self._test_rows(results), ("Training", trained), ("Checkpoint", checkpoint)]
         print("\n" + summary.table([*rows, *summary.path_rows(log_dir)]))
+
+    def _tell(self, what: str, metrics: Mapping[str, float]) -> None:
+        """Put what was measured into the record of a fit that is one of several."""
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        for one in callbacks:
+            if isinstance(one, FitRecord):
+                one.tell(what, metrics)
 
     def after_test(self) -> None:
         """Print accuracy and baseline after a test on one device (several would count examples twice)."""
@@ -254,7 +269,7 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
 
     Returns:
         The command line after its run, with `model`, `datamodule`, `trainer` and `config`; None after `restore`,
-        `report` and `ensemble`.
+        `report` and the procedures of several fits.
 
     Raises:
         SystemExit: With status 2, if the settings do not parse or cannot work; with 0 after `--help`.
@@ -268,8 +283,9 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
         if isinstance(given, list) and given[:1] == [reporting.NAME]:
             reporting.run(given[1:])
             return None
-        if isinstance(given, list) and given[:1] == [ensemble.NAME]:
-            ensemble.run(given[1:], ensemble.CommandLine(settings_of, RecipeCLI))
+        if isinstance(given, list) and given and given[0] in procedures.MODULES:
+            procedure = importlib.import_module(procedures.MODULES[given[0]])
+            procedure.run(given[1:], CommandLine(settings_of, RecipeCLI))
             return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:

@@ -21,6 +21,7 @@ OPTIONS = {
     "ignore_rules": {},
     "report": "html",
     "test_after_fit": False,
+    "measure_training": False,
     "fold": None,
     "bootstrap": None,
 }

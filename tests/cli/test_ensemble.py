@@ -147,7 +147,7 @@ def test_a_member_that_cannot_be_trained_is_left_out_and_tried_by_the_next_comma
 ) -> None:
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))
     captured = capfd.readouterr()
-    assert "warning: left out of the ensemble is member_1: RuntimeError: the disk is on fire" in captured.err
+    assert "warning: left out is member_1: RuntimeError: the disk is on fire" in captured.err
     assert re.search(r"^Fits +2 of 3$", captured.out, re.MULTILINE)
     assert len(torch.load(FOLDER / "ensemble.ckpt", weights_only=True)["hyper_parameters"]["members"]) == 2
     command("ensemble", "--members=3", *SETTINGS, *crash(43, 2))
@@ -156,7 +156,7 @@ def test_a_member_that_cannot_be_trained_is_left_out_and_tried_by_the_next_comma
     assert re.search(r"^Fits +3 of 3$", printed, re.MULTILINE)
     Path("tried").unlink()
     said = error("ensemble", "--members=2", "--retries=0", "--folder=few", *SETTINGS, *crash(42, 1))
-    assert "at least 2 members, and 1 of 2 fits came to an end (member_0: RuntimeError: the disk is on fire)" in said
+    assert "at least 2 fits, and 1 of 2 came to an end (member_0: RuntimeError: the disk is on fire)" in said
     assert not Path("few/ensemble.ckpt").exists()
 
 

@@ -212,7 +212,7 @@ def test_what_is_no_configuration_has_no_settings(odd: object) -> None:
         ("ckpt_path", False),
         ("trainer.logger.init_args.name", False),
         ("trainer.default_root_dir", False),
-        ("trainer.callbacks.MemberRecord.init_args.path", False),
+        ("trainer.callbacks.FitRecord.init_args.path", False),
         ("trainer.callbacks.ModelCheckpoint.init_args.monitor", True),
         ("trainer.profile", True),
         ("trainer.callbacks.B.class_path", True),

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_recipe.runs.members import Member, default_folder, differences, make_members
+from lightning_recipe.runs.fit import Fit, default_folder, differences
+from lightning_recipe.runs.members import make_members
 
 CSV = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs", "name": "digits"}}
 WANDB = {"class_path": "WandbLogger", "init_args": {"save_dir": ".", "name": "mine", "id": "abc", "version": "abc"}}
@@ -16,7 +17,7 @@ def settings(logger=CSV, callbacks=(KEEP, STOP), seed=42):
     return {"seed_everything": seed, "test_after_fit": True, "trainer": trainer, "fold": None, "bootstrap": None}
 
 
-def made(how="seeds", **options) -> list[Member]:
+def made(how="seeds", **options) -> list[Fit]:
     return make_members(settings(**options), how, 3, Path("logs/digits-seeds"), {})
 
 
@@ -70,10 +71,10 @@ def test_snapshots_are_one_fit() -> None:
 
 
 def test_the_folder_is_beside_the_logs() -> None:
-    assert default_folder(settings(), "bagging") == Path("logs/digits-bagging")
+    assert default_folder(settings(), "bagging", "ensemble") == Path("logs/digits-bagging")
     unnamed = {**CSV, "init_args": {"save_dir": "logs", "name": None}}
-    assert default_folder(settings(logger=[unnamed]), "folds") == Path("logs/ensemble-folds")
-    assert default_folder(settings(logger=False), "seeds") == Path("logs/ensemble-seeds")
+    assert default_folder(settings(logger=[unnamed]), "folds", "ensemble") == Path("logs/ensemble-folds")
+    assert default_folder(settings(logger=False), "seeds", "ensemble") == Path("logs/ensemble-seeds")
 
 
 def test_differences_are_named() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lightning_recipe.runs import emit, pool
-from lightning_recipe.runs.ensemble import script_words, visible_gpus
+from lightning_recipe.runs.fit import Fit
 from lightning_recipe.runs.manifest import Entry
-from lightning_recipe.runs.members import Member
+from lightning_recipe.runs.pool import Places
+from lightning_recipe.runs.procedure import script_words, visible_gpus
 
 # `fit --config FOLDER/member_0.yaml`, where the file holds statements that see `record`, `attempt` and `name`.
 SCRIPT = """
@@ -37,21 +38,21 @@ def script(tmp_path: Path) -> list[str]:
     return [sys.executable, "-S", str(tmp_path / "train.py")]
 
 
-def members(*statements: str) -> list[Member]:
+def members(*statements: str) -> list[Fit]:
     made = []
     for number, statement in enumerate(statements):
-        member = Member(Path("all"), f"member_{number}", {})
+        member = Fit(Path("all"), f"member_{number}", {})
         member.config.parent.mkdir(exist_ok=True)
         member.config.write_text(statement)
         made.append(member)
     return made
 
 
-def statuses(made: list[Member]) -> list[str]:
+def statuses(made: list[Fit]) -> list[str]:
     return [member.entry.read()["status"] for member in made]
 
 
-def most_at_once(made: list[Member]) -> int:
+def most_at_once(made: list[Fit]) -> int:
     times = [(member.entry.read()["start"], member.entry.read()["end"]) for member in made]
     return max(sum(start <= moment <= end for start, end in times) for moment, _ in times)
 
@@ -59,7 +60,7 @@ def most_at_once(made: list[Member]) -> int:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_more_at_once_than_asked_for(script: list[str], jobs: int) -> None:
     made = members(*["time.sleep(0.5)"] * 3)
-    pool.train_apart(made, 0, script, jobs, gpus=["4", "7"] if jobs == 2 else [])
+    pool.train_apart(made, 0, Places(script, jobs, ["4", "7"] if jobs == 2 else []))
     assert statuses(made) == ["finished"] * 3
     assert most_at_once(made) == jobs
     gpus = [member.entry.read()["gpu"] for member in made]
@@ -69,7 +70,7 @@ def test_no_more_at_once_than_asked_for(script: list[str], jobs: int) -> None:
 def test_failures_are_tried_again_and_then_left(script: list[str], capsys: Capture) -> None:
     once = "if attempt < 1: os.kill(os.getpid(), signal.SIGKILL)"
     made = members(once, "print('what it says'); 1 / 0", "pass", "sys.exit(3)")
-    pool.train_apart(made, 1, script, 2)
+    pool.train_apart(made, 1, Places(script, 2))
     assert statuses(made) == ["finished", "failed", "finished", "failed"]
     assert [Path("all", f"member_{k}.count").read_text() for k in range(4)] == ["2", "2", "1", "2"]
     assert made[1].entry.read()["error"] == "ended with status 1: ZeroDivisionError: division by zero"
@@ -85,7 +86,7 @@ def test_finished_members_and_those_of_others_are_left_alone(script: list[str], 
     made = members("1 / 0", "1 / 0")
     made[0].entry.write({"status": "finished"})
     assert made[1].entry.claim() is None
-    pool.train_apart(made, 1, script, 2)
+    pool.train_apart(made, 1, Places(script, 2))
     assert not list(Path("all").glob("*.count"))
     assert "member_1 is being trained by process" in capsys.readouterr().out
 
@@ -94,7 +95,7 @@ def test_an_old_reason_is_forgotten(script: list[str]) -> None:
     made = members("pass")
     made[0].entry.write({"status": "failed", "error": "an old reason"})
     (script_file := Path(script[-1])).write_text("import sys; sys.exit('a new reason')")
-    pool.train_apart(made, 0, [sys.executable, "-S", str(script_file)], 1)
+    pool.train_apart(made, 0, Places([sys.executable, "-S", str(script_file)]))
     assert made[0].entry.read()["error"] == "ended with status 1: a new reason"
 
 
@@ -107,7 +108,7 @@ def test_those_still_running_end_with_it(script: list[str], monkeypatch: pytest.
     monkeypatch.setattr(pool.time, "sleep", interrupted)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        pool.train_apart(made, 0, script, 1)
+        pool.train_apart(made, 0, Places(script, 1))
     assert time.monotonic() - start < 30
 
 

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_recipe.runs.members import Member
+from lightning_recipe.runs.fit import Fit
 
 
-def as_commands(members: Sequence[Member], script: Sequence[str], again: Sequence[str]) -> str:
+def as_commands(members: Sequence[Fit], script: Sequence[str], again: Sequence[str]) -> str:
     """One line for the shell for each fit, to be run in the same folder, on any machine that shares it.
 
     Args:
@@ -19,7 +19,7 @@ def as_commands(members: Sequence[Member], script: Sequence[str], again: Sequenc
     return "\n".join([*lines, f"# when they have ended: {shlex.join(again)}"])
 
 
-def as_slurm(members: Sequence[Member], script: Sequence[str], again: Sequence[str]) -> str:
+def as_slurm(members: Sequence[Fit], script: Sequence[str], again: Sequence[str]) -> str:
     """A script for `sbatch` that runs each fit as one task of an array.
 
     Args:

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_recipe.runs.member_record import reason_of
-from lightning_recipe.runs.members import Member
+from lightning_recipe.runs.fit import Fit
+from lightning_recipe.runs.fit_record import reason_of
 from lightning_rules import Ensemble
 from lightning_rules.exhibit import Bars, Exhibit
 
 PAGE = "report.html"
 
 
-def write_report(folder: Path, finished: Sequence[Member], trainer: Any) -> Path | None:
+def write_report(folder: Path, finished: Sequence[Fit], trainer: Any) -> Path | None:
     """Write `report.html` into the folder of the ensemble; return where the page is, None where there is none.
 
     Members without a report are told of and left out. Whatever goes wrong is one line of warning: the ensemble is
@@ -32,7 +32,7 @@ def write_report(folder: Path, finished: Sequence[Member], trainer: Any) -> Path
         return None
 
 
-def _write(folder: Path, finished: Sequence[Member], trainer: Any) -> Path | None:
+def _write(folder: Path, finished: Sequence[Fit], trainer: Any) -> Path | None:
     from lightning_rules.report.command import write_comparison
     from lightning_rules.report.document import HTML
     from lightning_rules.report.find_runs import find_runs
@@ -65,7 +65,7 @@ def _with_names(exhibit: Exhibit, names: Mapping[str, str]) -> Exhibit:
     return replace(exhibit, content=replace(exhibit.content, labels=labels))
 
 
-def _newest_report(member: Member) -> Path | None:
+def _newest_report(member: Fit) -> Path | None:
     """That of the last attempt to train it."""
     from lightning_rules.report.find_runs import below
 

@@ -1,13 +1,15 @@
-"""Trains the members of a procedure: one after another in this process, or at once in processes of their own."""
+"""Trains the fits of a procedure: one after another in this process, or at once in processes of their own."""
 
 import gc
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,50 +18,52 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_recipe import errors, summary
-from lightning_recipe.runs.member_record import reason_of
-from lightning_recipe.runs.members import Member
+from lightning_recipe.runs.fit import Fit
+from lightning_recipe.runs.fit_record import reason_of
+from lightning_recipe.runs.progress import Display, best_so_far
+from lightning_recipe.runs.warm_start import WarmProcess, can_start_warm, start_warm
 
-# Seconds between two looks at the running processes, and between two lines that say how far they are.
-LOOK, TELL = 0.2, 30.0
+LOOK = 0.2  # seconds between two looks at the running processes
+ENDED = ("finished", "stopped", "failed")
 
 
-def train_here(members: Sequence[Member], retries: int, script: Sequence[str], run: Callable[[], Any]) -> None:
-    """Train one after another in this process; a member that fails is tried again, then left.
+def train_here(fits: Sequence[Fit], retries: int, script: Sequence[str], run: Callable[[], Any]) -> None:
+    """Train one after another in this process; a fit that fails is tried again, then left.
 
     Ctrl-C and SIGTERM end all.
 
     Args:
-        members: Those to train.
+        fits: Those to make.
         retries: How often one that has failed is tried again.
         script: The words that start the command line, "python" and the script.
         run: Runs the command line on `sys.argv`.
     """
-    for place, member in enumerate(members):
+    for place, fit in enumerate(fits):
         for attempt in range(retries + 1):
-            if _skipped(member):
+            if _skipped(fit):
                 break
-            print(f"\n{member.name}, {place + 1} of {len(members)} to train{_again(attempt)}:", flush=True)
+            print(f"\n{fit.name}, {place + 1} of {len(fits)} to train{_again(attempt)}:", flush=True)
             started = time.perf_counter()
-            with isolate_rng(), as_command(script, member.arguments):
-                _attempt(member, run)
-            _tell_end(member, time.perf_counter() - started)
-            if member.entry.read()["status"] == "finished":
+            with isolate_rng(), as_command(script, fit.arguments):
+                _attempt(fit, run)
+            _tell_end(fit, time.perf_counter() - started)
+            if fit.entry.read()["status"] == "finished":
                 break
 
 
-def _attempt(member: Member, run: Callable[[], Any]) -> None:
-    member.entry.forget()
+def _attempt(fit: Fit, run: Callable[[], Any]) -> None:
+    fit.entry.forget()
     try:
         run()
     except Exception as error:
-        member.log.parent.mkdir(parents=True, exist_ok=True)
-        with member.log.open("a", encoding="utf-8") as log:
+        fit.log.parent.mkdir(parents=True, exist_ok=True)
+        with fit.log.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
-        _failed(member, errors.message_in(error) or reason_of(error))
+        _failed(fit, errors.message_in(error) or reason_of(error))
     finally:
         wandb = sys.modules.get("wandb")
         if wandb is not None and getattr(wandb, "run", None) is not None:
-            wandb.finish()  # the next member would log into the same run
+            wandb.finish()  # the next fit would log into the same run
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -79,112 +83,189 @@ def as_command(script: Sequence[str], arguments: Sequence[str]) -> Iterator[None
 
 @dataclass
 class _Running:
-    member: Member
-    process: "subprocess.Popen[bytes]"
+    fit: Fit
+    process: "subprocess.Popen[bytes] | WarmProcess"
     attempt: int
     slot: int
     started: float
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
 
-def train_apart(
-    members: Sequence[Member], retries: int, script: Sequence[str], jobs: int, gpus: Sequence[str] = ()
-) -> None:
-    """Train up to `jobs` at once, each in a process of its own; what it prints is in its log.
+
+@dataclass(frozen=True)
+class Places:
+    """Where fits run, each in a process of its own.
 
     Args:
-        members: Those to train.
-        retries: How often one that has failed is tried again.
         script: The words that start the command line.
         jobs: How many at once, at least 1.
         gpus: One GPU for each process at once, as in CUDA_VISIBLE_DEVICES; none leaves them as they are.
+        warm: Whether processes may be forked from one that has imported everything; not such as launch others.
     """
-    waiting = deque((member, 0) for member in members)
-    running: list[_Running] = []
-    told = time.monotonic()
+
+    script: Sequence[str]
+    jobs: int = 1
+    gpus: Sequence[str] = ()
+    warm: bool = False
+
+
+def _nothing(_: Any) -> None:
+    """What is done where nobody listens."""
+
+
+def train_apart(
+    fits: Iterable[Fit | None],
+    retries: int,
+    places: Places,
+    *,
+    total: int | None = None,
+    ended: Callable[[Fit], None] = _nothing,
+    look: Callable[[Sequence[Fit]], None] = _nothing,
+) -> None:
+    """Train as many at once as there are places, each in a process of its own; what it prints is in its log.
+
+    Ctrl-C and SIGTERM end all.
+
+    Args:
+        fits: Those to make, asked for one by one when there is a place; None says that there is none for now.
+        retries: How often one that has failed is tried again.
+        places: Where they run.
+        total: How many there will be, for the display.
+        ended: Called with each fit that has come to its end: finished, stopped, or failed for good.
+        look: Called a few times a second with the fits that run.
+    """
+    queue, running = _Queue(fits), list[_Running]()
+    with _sigterm_interrupts(), Display(total, places.jobs) as display:
+        try:
+            while running or not queue.is_empty:
+                while len(running) < places.jobs and (following := queue.next()):
+                    if not _skipped(following[0]):
+                        running.append(_start(*following, places, _free_slot(running)))
+                time.sleep(LOOK)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    if _has_ended(one) or one.attempt >= retries:
+                        display.ended(one.seconds)
+                        ended(one.fit)
+                    else:
+                        queue.again.append((one.fit, one.attempt + 1))
+                look([one.fit for one in running])
+                display.show([(one.fit, one.seconds) for one in running])
+        finally:
+            for one in running:
+                one.process.terminate()
+            for one in running:
+                one.process.wait()
+                _record_end(one)
+
+
+class _Queue:
+    """The fits that are yet to be made, each with the number of its attempt."""
+
+    def __init__(self, fits: Iterable[Fit | None]) -> None:
+        self._coming = iter(fits)
+        self.again = deque[tuple[Fit, int]]()
+        self._is_open = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether none will come."""
+        return not (self._is_open or self.again)
+
+    def next(self) -> tuple[Fit, int] | None:
+        """The next of them; None where there is none, or none for now."""
+        if self.again:
+            return self.again.popleft()
+        try:
+            fit = next(self._coming) if self._is_open else None
+        except StopIteration:
+            fit, self._is_open = None, False
+        return None if fit is None else (fit, 0)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the fits like Ctrl-C, where this is the thread that gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                member, attempt = waiting.popleft()
-                if not _skipped(member):
-                    slot = min(set(range(jobs)) - {one.slot for one in running})
-                    running.append(_start(member, script, attempt, slot, jobs, gpus))
-            time.sleep(LOOK)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                if not _ended(one) and one.attempt < retries:
-                    waiting.append((one.member, one.attempt + 1))
-            if time.monotonic() - told > TELL:
-                told = time.monotonic()
-                print("  " + "; ".join(_progress(one.member) for one in running), flush=True)
+        yield
     finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
-def _start(member: Member, script: Sequence[str], attempt: int, slot: int, jobs: int, gpus: Sequence[str]) -> _Running:
+def _free_slot(running: Sequence[_Running]) -> int:
+    return min(set(range(len(running) + 1)) - {one.slot for one in running})
+
+
+def _start(fit: Fit, attempt: int, places: Places, slot: int) -> _Running:
     environment = dict(os.environ)
-    if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    member.entry.forget()
-    member.log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{member.name} starts{_again(attempt)}; it prints to {summary.shown_path(member.log)}", flush=True)
-    with member.log.open("ab") as log:
-        words = [*script, *member.arguments]
+    if places.jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // places.jobs)))
+    if places.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = places.gpus[slot % len(places.gpus)]
+    fit.entry.forget()
+    fit.stop_file.unlink(missing_ok=True)
+    fit.log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{fit.name} starts{_again(attempt)}; it prints to {summary.shown_path(fit.log)}", flush=True)
+    started = time.perf_counter()
+    if places.warm and can_start_warm(places.script):
+        return _Running(fit, start_warm(places.script, fit.arguments, fit.log, environment), attempt, slot, started)
+    with fit.log.open("ab") as log:
+        words = [*places.script, *fit.arguments]
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-    return _Running(member, process, attempt, slot, time.perf_counter())
+    return _Running(fit, process, attempt, slot, started)
 
 
-def _ended(one: _Running) -> bool:
-    """Whether a member whose process has ended is finished; what the process could not say itself is recorded."""
-    status, record = one.process.returncode, one.member.entry.read()
-    if record["status"] not in ("finished", "failed") and one.member.entry.holder() is None:
-        last = [line for line in one.member.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+def _has_ended(one: _Running) -> bool:
+    """Whether a fit whose process has ended came to its end; else its failure is recorded and told."""
+    _record_end(one)
+    _tell_end(one.fit, one.seconds)
+    return bool(one.fit.entry.read()["status"] in ("finished", "stopped"))
+
+
+def _record_end(one: _Running) -> None:
+    """What the process could not say itself of its end is recorded."""
+    status, record = one.process.returncode or 0, one.fit.entry.read()
+    if record["status"] not in ENDED and one.fit.entry.holder() is None:
+        last = [line for line in one.fit.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        _failed(one.member, f"{killed}{': ' if last and status > 0 else ''}{last[0] if last and status > 0 else ''}")
-    _tell_end(one.member, time.perf_counter() - one.started)
-    return bool(one.member.entry.read()["status"] == "finished")
+        _failed(one.fit, f"{killed}{': ' if last and status > 0 else ''}{last[0] if last and status > 0 else ''}")
 
 
-def _failed(member: Member, reason: str) -> None:
+def _failed(fit: Fit, reason: str) -> None:
     """Record a failure that the fit could not record itself, before it began or because it was killed."""
-    record = member.entry.read()
-    if record["status"] not in ("finished", "failed") and member.entry.holder() is None:
-        member.entry.write({**record, "status": "failed", "error": reason})
+    record = fit.entry.read()
+    if record["status"] not in ENDED and fit.entry.holder() is None:
+        fit.entry.write({**record, "status": "failed", "error": reason})
 
 
-def _skipped(member: Member) -> bool:
-    """Whether there is nothing to do: another process has finished the member, or is at work on it."""
-    holder = member.entry.holder()
+def _skipped(fit: Fit) -> bool:
+    """Whether there is nothing to do: another process has made the fit, or is at work on it."""
+    holder = fit.entry.holder()
     if holder:
-        print(f"{member.name} is being trained by {holder}.", flush=True)
-    return holder is not None or member.entry.read()["status"] == "finished"
+        print(f"{fit.name} is being trained by {holder}.", flush=True)
+    return holder is not None or fit.entry.read()["status"] in ("finished", "stopped")
 
 
-def _tell_end(member: Member, seconds: float) -> None:
-    record = member.entry.read()
-    if record["status"] == "finished":
-        print(f"{member.name} is finished after {summary.duration(seconds)}{_best(record)}.", flush=True)
+def _tell_end(fit: Fit, seconds: float) -> None:
+    record = fit.entry.read()
+    if record["status"] in ("finished", "stopped"):
+        print(f"{fit.name} is {record['status']} after {summary.duration(seconds)}{best_so_far(record)}.", flush=True)
     else:
-        reason, log = record.get("error", record["status"]), summary.shown_path(member.log)
-        where = f"; see {log}" if member.log.exists() else ""
-        print(f"{member.name} failed after {summary.duration(seconds)}: {reason}{where}", file=sys.stderr, flush=True)
-
-
-def _progress(member: Member) -> str:
-    record = member.entry.read()
-    epoch = f" in epoch {record['epoch'] + 1}" if "epoch" in record else " has begun"
-    return f"{member.name}{epoch}{_best(record)}"
-
-
-def _best(record: dict[str, Any]) -> str:
-    best = record.get("best")
-    return f", best {best['name']} {best['value']:.4g}" if best else ""
+        reason, log = record.get("error", record["status"]), summary.shown_path(fit.log)
+        where = f"; see {log}" if fit.log.exists() else ""
+        print(f"{fit.name} failed after {summary.duration(seconds)}: {reason}{where}", file=sys.stderr, flush=True)
 
 
 def _again(attempt: int) -> str:

@@ -1,0 +1,8 @@
+"""The subcommands made of several fits; each is a module with a function `run`, imported when it is asked for."""
+
+MODULES = {
+    "ensemble": "lightning_recipe.runs.ensemble",
+}
+EPILOG = (
+    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them."
+)
