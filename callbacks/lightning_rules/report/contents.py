@@ -27,6 +27,7 @@ TITLES = {
     Section.CALIBRATION: "Calibration and confidence",
     Section.BIAS_VARIANCE: "Bias and variance",
     Section.ENSEMBLE: "Ensemble",
+    Section.SEARCH: "Search",
 }
 
 

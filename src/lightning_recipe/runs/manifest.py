@@ -101,7 +101,7 @@ class Entry:
             return None
         except (OSError, ValueError):
             told, silent = {"host": "another machine", "pid": 0}, 0.0  # it is being written
-        alive = _is_running(told["pid"]) if told["host"] == socket.gethostname() else silent < SILENCE
+        alive = is_running(told["pid"]) if told["host"] == socket.gethostname() else silent < SILENCE
         return f"process {told['pid']} on {told['host']}" if alive else None
 
     def claim(self) -> str | None:
@@ -127,7 +127,8 @@ class Entry:
         self.lock.unlink(missing_ok=True)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

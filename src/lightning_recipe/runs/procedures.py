@@ -2,7 +2,9 @@
 
 MODULES = {
     "ensemble": "lightning_recipe.runs.ensemble",
+    "search": "lightning_recipe.runs.search.command",
 }
 EPILOG = (
-    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them."
+    "Of several fits: `ensemble --members 5 --how seeds|folds|snapshots|bagging` trains several and makes one of them; "
+    "`search --trials 20 --space FILE` finds the best options."
 )

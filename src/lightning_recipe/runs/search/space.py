@@ -34,9 +34,13 @@ def read_space(path: Path, settings: Mapping[str, Any]) -> list[Dimension]:
     try:
         given = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}): a line is an option and {FORMS}.") from error
+        raise ValueError(
+            f"{path} is no YAML ({' '.join(str(error).split())}): a line is an option and {FORMS}."
+        ) from error
     if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"{path} must map options of fit to ranges, as in `model.lr: {{log10: [-5, -1]}}`, but it does not.")
+        raise ValueError(
+            f"{path} must map options of fit to ranges, as in `model.lr: {{log10: [-5, -1]}}`, but it does not."
+        )
     space = [dimension(str(name), range_, settings) for name, range_ in given.items()]
     twice = [one.name for place, one in enumerate(space) if one.name in [other.name for other in space[:place]]]
     if twice:
@@ -62,18 +66,24 @@ def dimension(name: str, given: Any, settings: Mapping[str, Any]) -> Dimension:
     if kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, 1)
         meant = f": did you mean {close[0]}?" if close else "."
-        raise ValueError(f"The space gives {name} a range of the kind {kind!r}, but the kinds are {', '.join(KINDS)}{meant}")
+        raise ValueError(
+            f"The space gives {name} a range of the kind {kind!r}, but the kinds are {', '.join(KINDS)}{meant}"
+        )
     if kind == "choice":
         return Dimension(whole, "choice", choices=_choices(name, ends))
     if isinstance(now, bool | str | list) or (isinstance(now, Mapping) and now):
-        raise ValueError(f"The space draws numbers for {name}, which is {now!r} and no number: give it a choice of values.")
+        raise ValueError(
+            f"The space draws numbers for {name}, which is {now!r} and no number: give it a choice of values."
+        )
     low, high = _bounds(name, kind, ends)
     return Dimension(whole, kind, low, high)
 
 
 def _choices(name: str, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, list) or not given:
-        raise ValueError(f"The space gives {name} no values to choose from: write at least one, as in {{choice: [1, 2]}}.")
+        raise ValueError(
+            f"The space gives {name} no values to choose from: write at least one, as in {{choice: [1, 2]}}."
+        )
     return tuple(given)
 
 
@@ -83,7 +93,9 @@ def _bounds(name: str, kind: Kind, given: Any) -> tuple[float, float]:
         raise ValueError(f"The space gives {name} the bounds {given!r}, but {kind} has two numbers, as in {FORMS}.")
     low, high = given
     if low >= high:
-        raise ValueError(f"The space gives {name} contradictory bounds: {low} is not below {high}; write the lower first.")
+        raise ValueError(
+            f"The space gives {name} contradictory bounds: {low} is not below {high}; write the lower first."
+        )
     if kind == "int" and not (float(low).is_integer() and float(high).is_integer()):
         raise ValueError(f"The space gives {name} the bounds {given}, but those of int are whole numbers.")
     if kind == "one_minus_log10" and high >= 0:
@@ -134,7 +146,9 @@ def _unknown(name: str, settings: Mapping[str, Any]) -> str:
     asked = short(name)
     close = difflib.get_close_matches(asked, by_short, 1, cutoff=0.5)
     last = asked.rpartition(".")[2]
-    close = close or [one for one in by_short if difflib.get_close_matches(last, [one.rpartition(".")[2]], 1, cutoff=0.7)]
+    close = close or [
+        one for one in by_short if difflib.get_close_matches(last, [one.rpartition(".")[2]], 1, cutoff=0.7)
+    ]
     meant = f"did you mean {close[0]}?" if close else "`fit --print_config` prints those there are."
     return f"The space names the option {name}, which does not exist: {meant}"
 

@@ -3,7 +3,8 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,23 @@ def open_study(
             "--folder or --study for this, or give that again."
         )
     return study
+
+
+@contextmanager
+def answering(where: str) -> Iterator[None]:
+    """Turn what a storage raises in the midst of a search into one sentence.
+
+    Args:
+        where: The storage, for the message.
+
+    Raises:
+        OSError: If the storage does not answer any more, or is locked for too long.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise OSError(
+            f"{_unanswered(without_password(where), error)} What has ended is kept: the same command goes on."
+        ) from error
