@@ -45,10 +45,8 @@ class Scale:
             places = list(range(len(self.axis.categories)))
             return list(zip(self.shares(places), map(plain, self.axis.categories), strict=True))
         is_log = self.axis.scale == "log"
-        is_short = self.high < 100 * self.low  # less than two decades
-        locator = (
-            LogLocator(10, (1.0, 2.0, 5.0) if is_short else (1.0,), numticks=most) if is_log else MaxNLocator(most)
-        )
+        leading = (1.0, 2.0, 5.0) if self.high < 100 * self.low else (1.0,)  # digits, within two decades
+        locator = LogLocator(10, leading, numticks=most) if is_log else MaxNLocator(most)
         values = [float(tick) for tick in locator.tick_values(self.low, self.high)]
         values = [value for value in values if -0.001 <= self.shares([value])[0] <= 1.001]
         if len(values) < 2:

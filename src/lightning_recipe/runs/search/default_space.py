@@ -7,19 +7,11 @@ from typing import Any
 from lightning_recipe.runs.search.dimension import Dimension
 from lightning_recipe.runs.search.space import short
 
-# As Ng orders them (deeplearning.ai, 2017, "Tuning process"), and the rate first of all (Goodfellow et al., 2016, 11.4).
+# In the order of Ng (deeplearning.ai, 2017, "Tuning process"); the rate is the first for Goodfellow (2016, 11.4) too.
 RATE, DECAY = (-5, -1), (-7, -1)
 MOMENTUM = (-3, -1)
 WITH_MOMENTUM = ("sgd", "momentum", "lars", "nesterov")
-WHY = {
-    "rate": "the rate matters most",
-    "momentum": "then momentum,",
-    "units": "hidden units",
-    "batch": "and batch size;",
-    "layers": "then layers",
-    "decay": "and weight decay;",
-    "dropout": "then the other regularisation",
-}
+RANKS = {"rate": 1, "momentum": 2, "units": 2, "batch": 2, "layers": 3, "decay": 3, "dropout": 4}
 
 
 def default_space(settings: Mapping[str, Any]) -> list[Dimension]:
@@ -85,7 +77,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _log(name: str, ends: Sequence[int]) -> Dimension:
+def _log(name: str, ends: tuple[float, float]) -> Dimension:
     return Dimension(name, "log10", *ends)
 
 
@@ -106,11 +98,11 @@ def printed(space: Sequence[Dimension], settings: Mapping[str, Any]) -> str:
     lines = [
         "# The space of a search: python scripts/train.py search --config FILE --space THIS",
         "# log10: [a, b] is 10^U(a, b); one_minus_log10: [a, b] is 1 - 10^U(a, b); int, uniform: between both ends;",
-        "# choice: one of the values.",
+        "# choice: one of the values. By default the options are searched that matter most, these first.",
     ]
     for one in space:
-        why = WHY.get(groups.get(one.name, ""), "")
-        lines.append(f"{short(one.name)}: {_flow(one)}" + (f"  # {why} {told(one)}" if why else f"  # {told(one)}"))
+        rank = f"rank {RANKS[groups[one.name]]}: " if one.name in groups else ""
+        lines.append(f"{short(one.name)}: {_flow(one)}  # {rank}{told(one)}")
     return "\n".join(lines)
 
 

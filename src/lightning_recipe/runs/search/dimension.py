@@ -21,8 +21,8 @@ class Dimension:
 
     Args:
         name: The option with all dots, "model.init_args.lr".
-        kind: "log10": 10^U(low, high); "one_minus_log10": 1 - 10^U(low, high); "int": whole numbers, both ends included;
-            "uniform": U(low, high); "choice": one of `choices`.
+        kind: "log10": 10^U(low, high); "one_minus_log10": 1 - 10^U(low, high); "int": whole numbers, both ends
+            included; "uniform": U(low, high); "choice": one of `choices`.
         low: The lower end on the scale of the kind (an exponent of the first two).
         high: The upper end, above it.
         choices: At least one, as YAML has them.

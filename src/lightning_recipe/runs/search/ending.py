@@ -97,7 +97,7 @@ def _tally(trials: Sequence[FrozenTrial], total: int) -> str:
     kinds = (
         ("pruned", TrialState.PRUNED),
         ("failed", TrialState.FAIL),
-        ("still running elsewhere", TrialState.RUNNING),
+        ("running elsewhere", TrialState.RUNNING),
     )
     counts = [("finished", sum(map(has_value, trials)))]
     counts += [(name, sum(one.state == state for one in trials)) for name, state in kinds]

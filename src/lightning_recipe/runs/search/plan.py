@@ -109,7 +109,7 @@ def grid_shape(space: Sequence[Dimension], trials: int) -> list[int]:
     """
     if len(space) >= GRID_BELOW:
         raise ValueError(
-            f"--sampler grid was given for {len(space)} options, but a grid of {GRID_BELOW} or more wastes its trials on "
+            f"--sampler grid was given for {len(space)} options, but a grid of {GRID_BELOW} or more wastes trials on "
             "options that matter little (Goodfellow et al., 2016, 11.4.3): take --sampler random, or a smaller space."
         )
     most = [len(one.choices) if not one.is_numeric else _values(one) for one in space]

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -148,15 +149,14 @@ class Search:
 
     def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
         """End a trial, unless another process has."""
-        try:
+        with suppress(UpdateFinishedTrialError):
             self.study.tell(number, value, state, skip_if_finished=True)
-        except UpdateFinishedTrialError:
-            pass
 
     def _take_over(self) -> bool:
         """Tell the study of trials whose process died before it could; whether one is to be waited for."""
         running = [one for one in self.standing.all() if one.state == TrialState.RUNNING]
-        return any([self._take_over_one(one) for one in running if name_of(one.number) not in self._mine])
+        awaited = [self._take_over_one(one) for one in running if name_of(one.number) not in self._mine]
+        return any(awaited)
 
     def _take_over_one(self, trial: FrozenTrial) -> bool:
         fit = Fit(self.folder, name_of(trial.number), {})

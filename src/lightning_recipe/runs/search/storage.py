@@ -13,13 +13,14 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.study import Study
 
 from lightning_recipe.runs.fit import differences
 
 # Seconds that a database may be locked by others, before that is an error.
 PATIENCE = 30.0
+Lock = JournalFileOpenLock | JournalFileSymlinkLock
 TOLD = "search"  # attribute of a study: what it searches
 
 
@@ -53,11 +54,11 @@ def _journal(path: Path) -> JournalStorage:
         raise ValueError(complaint) from error
 
 
-def _lock(path: Path) -> BaseJournalFileLock:
+def _lock(path: Path) -> Lock:
     return JournalFileOpenLock(str(path)) if os.name == "nt" else JournalFileSymlinkLock(str(path))
 
 
-def _cut_off_what_was_not_finished(path: Path, lock: BaseJournalFileLock, complaint: str) -> None:
+def _cut_off_what_was_not_finished(path: Path, lock: Lock, complaint: str) -> None:
     """A process that is killed while it writes leaves half a line, to which the next would add its own."""
     with path.open("rb") as file:
         first = file.readline()
@@ -154,7 +155,7 @@ def open_study(
         OSError: If the storage does not answer.
     """
     told = json.loads(json.dumps(told, default=str))
-    direction = "minimize" if told["direction"] == "min" else "maximize"
+    direction: Any = "minimize" if told["direction"] == "min" else "maximize"
     try:
         study = optuna.create_study(
             storage=storage, sampler=sampler, pruner=pruner, study_name=name, direction=direction, load_if_exists=True
@@ -167,7 +168,7 @@ def open_study(
         raise OSError(_unanswered(without_password(where), error)) from error
     if then is None:
         raise ValueError(
-            f"The study {name} in {without_password(where)} is not one of `search`: choose another --study or --storage."
+            f"The study {name} in {without_password(where)} is none of `search`: choose another --study or --storage."
         )
     difference = next(differences(then, told), None)
     if difference:

@@ -30,9 +30,7 @@ def as_sweep(plan: Plan, settings: Mapping[str, Any], script: Sequence[str], res
         f"# W&B judges a run by the last {plan.objective.metric} it logs, `search` by that of the best checkpoint.",
     ]
     if any(one.kind == "one_minus_log10" for one in plan.space) and plan.sampler != "grid":
-        comments.append(
-            f"# W&B has no scale for 1 - 10^U(low, high): {VALUES} values at equal distances on it instead."
-        )
+        comments.append(f"# W&B has no scale for 1 - 10^U(low, high): {VALUES} values at equal distances on it.")
     if plan.pruner == "median":
         comments.append("# W&B has no median pruner: hyperband instead.")
     if plan.rounds > 1:
