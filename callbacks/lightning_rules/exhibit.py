@@ -148,13 +148,17 @@ class Axis:
 
     Attributes:
         label: With its unit: ``"learning rate"``.
-        scale: Of the values; of categories the value is a place in ``categories``.
+        scale: Of the values: "whole" for counts; of categories the value is a place in ``categories``.
         categories: Their names.
+        low: Where the axis begins; None for the least of its values.
+        high: Where it ends.
     """
 
     label: str
-    scale: Literal["linear", "log", "categories"] = "linear"
+    scale: Literal["linear", "whole", "log", "categories"] = "linear"
     categories: Sequence[str] = field(default_factory=list)
+    low: float | None = None
+    high: float | None = None
 
 
 End = Literal["finished", "stopped", "failed"]

@@ -44,9 +44,9 @@ class Scale:
         if self.axis.scale == "categories":
             places = list(range(len(self.axis.categories)))
             return list(zip(self.shares(places), map(plain, self.axis.categories), strict=True))
-        is_log = self.axis.scale == "log"
+        is_log, is_whole = self.axis.scale == "log", self.axis.scale == "whole"
         leading = (1.0, 2.0, 5.0) if self.high < 100 * self.low else (1.0,)  # digits, within two decades
-        locator = LogLocator(10, leading, numticks=most) if is_log else MaxNLocator(most)
+        locator = LogLocator(10, leading, numticks=most) if is_log else MaxNLocator(most, integer=is_whole)
         values = [float(tick) for tick in locator.tick_values(self.low, self.high)]
         values = [value for value in values if -0.001 <= self.shares([value])[0] <= 1.001]
         if len(values) < 2:
@@ -59,12 +59,13 @@ def scale_of(axis: Axis, values: Sequence[float | None]) -> Scale:
     """The axis from the least to the greatest of the values; of categories with room at both ends."""
     if axis.scale == "categories":
         return Scale(axis, -0.5, max(1, len(axis.categories)) - 0.5)
-    known = [value for value in finite(values, axis.scale == "log") if not math.isnan(value)]
+    ends = [end for end in (axis.low, axis.high) if end is not None]
+    known = [value for value in finite([*values, *ends], axis.scale == "log") if not math.isnan(value)]
     low, high = (min(known), max(known)) if known else (1.0, 10.0)
     if axis.scale == "log":
         return Scale(axis, low, high) if high > 1.001 * low else Scale(axis, low / 3, high * 3)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = around(low)
+        low, high = (low - 1, high + 1) if axis.scale == "whole" else around(low)
     return Scale(axis, low, high)
 
 

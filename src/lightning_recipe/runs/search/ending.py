@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,10 @@ def write_best(path: Path, plan: Plan, best: FrozenTrial, settings: Mapping[str,
     """
     values = values_of(plan, best)
     chosen = {**changed(settings, values), "seed_everything": plan.seed}
+    result = f"{plan.objective.metric} {best.value:.6g} in {name_of(best.number)}"
+    words = textwrap.wrap(f"the best of a search: {result}, with {spelled(values)}.", 98)
     with whole_file(path) as file:
-        print(
-            f"# Purpose: the best settings that the search found: {plan.objective.metric} {best.value:.6g} in",
-            file=file,
-        )
-        print(f"#          {name_of(best.number)}, with {spelled(values)}.", file=file)
+        print("# Purpose: " + "\n#          ".join(words), file=file)
         print(f"# Launch:  {shlex.join(['python', *script, 'fit', '--config', str(path)])}", file=file)
         yaml.safe_dump(chosen, file, sort_keys=False)
 

@@ -27,7 +27,7 @@ from lightning_rules.exhibit import (
 )
 from lightning_rules.exhibit import End as Ending
 
-FEW = 4  # finished trials, below which nothing can be said about what matters
+FEW = 4  # finished trials, below which nothing can be said about what matters; nor of as few as options
 STATES: Mapping[TrialState, Ending] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped"}
 
 
@@ -49,7 +49,7 @@ def exhibits_of(plan: Plan, study: Study, trials: Sequence[FrozenTrial]) -> list
 def _slices(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
     metric, better = plan.objective.metric, _better(plan)
     content = Scatter(
-        [_axis(one) for one in plan.space],
+        _axes(plan),
         [_column(one, trials) for one in plan.space],
         _result_axis(plan, trials),
         [one.value for one in trials],
@@ -69,7 +69,7 @@ def _slices(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
 def _parallel(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
     columns = [*(_column(one, trials) for one in plan.space), [one.value for one in trials]]
     content = ParallelCoordinates(
-        [*(_axis(one) for one in plan.space), _result_axis(plan, trials)],
+        [*_axes(plan), _result_axis(plan, trials)],
         [list(line) for line in zip(*columns, strict=True)],
         _better(plan),
     )
@@ -96,8 +96,8 @@ def _importance(plan: Plan, study: Study, trials: Sequence[FrozenTrial]) -> list
     found = importances(study, trials)
     if not found:
         return []
-    names = {one.key: short(one.name) for one in plan.space}
-    content = Bars([names.get(key, key) for key in found], list(found.values()), "share of the variance explained")
+    names = {one.key: name for one, name in zip(plan.space, _names(plan), strict=True)}
+    content = Bars([names.get(key, key) for key in found], list(found.values()), "share of the variance")
     caption = (
         "How much each option by itself tells good trials from others (PED-ANOVA, Watanabe et al., 2023); of few "
         "trials a rough guess."
@@ -106,14 +106,15 @@ def _importance(plan: Plan, study: Study, trials: Sequence[FrozenTrial]) -> list
 
 
 def importances(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """The share of each dimension, by its name in the study, the greatest first; none of fewer than four trials.
+    """The share of each dimension, by its name in the study, the greatest first; none of too few trials.
 
     Args:
         study: The study of Optuna.
         trials: Those that count.
     """
-    values = {one.value for one in trials if has_value(one)}
-    if sum(map(has_value, trials)) < FEW or len(values) < 2:
+    finished = [one for one in trials if has_value(one)]
+    most = max((len(one.params) for one in finished), default=0)
+    if len(finished) < max(FEW, most + 1) or len({one.value for one in finished}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -128,7 +129,7 @@ def _listing(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
     sign = 1.0 if plan.objective.mode == "min" else -1.0
     order = sorted(trials, key=lambda one: (not has_value(one), sign * (one.value or 0.0) if has_value(one) else 0.0))
     rows = [[name_of(one.number), *_cells(plan, one), _ending(one)] for one in order]
-    columns = ["trial", plan.objective.metric, *(short(one.name) for one in plan.space), "ended"]
+    columns = ["trial", plan.objective.metric, *_names(plan), "ended"]
     return Exhibit("search_trials", Section.SEARCH, "Trials", "The best first.", Listing(columns, rows))
 
 
@@ -144,12 +145,24 @@ def _ending(trial: FrozenTrial) -> str:
     return "early" if trial.state == TrialState.PRUNED else "finished"
 
 
-def _axis(one: Dimension) -> Axis:
-    name = one.name.rpartition(".")[2]
+def _axes(plan: Plan) -> list[Axis]:
+    """Of the dimensions, from end to end of what was searched."""
+    return [_axis(one, name) for one, name in zip(plan.space, _names(plan), strict=True)]
+
+
+def _axis(one: Dimension, name: str) -> Axis:
     if one.kind == "choice":
         return Axis(name, "categories", [str(label) for label in one.labels])
-    label = f"1 − {name}" if one.kind == "one_minus_log10" else name
-    return Axis(label, "log" if one.is_logarithmic else "linear")
+    if one.is_logarithmic:
+        label = f"1 − {name}" if one.kind == "one_minus_log10" else name
+        return Axis(label, "log", low=10.0**one.low, high=10.0**one.high)
+    return Axis(name, "whole" if one.kind == "int" else "linear", low=one.low, high=one.high)
+
+
+def _names(plan: Plan) -> list[str]:
+    """The last words of the options, or more where two end alike."""
+    lasts = [one.name.rpartition(".")[2] for one in plan.space]
+    return [last if lasts.count(last) == 1 else short(one.name) for one, last in zip(plan.space, lasts, strict=True)]
 
 
 def _column(one: Dimension, trials: Sequence[FrozenTrial]) -> list[float | None]:
