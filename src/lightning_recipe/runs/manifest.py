@@ -128,14 +128,18 @@ class Entry:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is alive."""
+    """Whether a process of this machine is alive; one that nobody has waited for since its end is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         pass
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:  # no Linux
+        return True
+    return state not in (["Z"], ["X"])
 
 
 def file_hash(path: Path) -> str:

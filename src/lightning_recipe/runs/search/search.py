@@ -115,7 +115,7 @@ class Search:
 
     def close(self) -> None:
         """Tell the study of the fits that were ended from outside: their places are free for the next time."""
-        for name, trial in self._mine.items():
+        for name, trial in list(self._mine.items()):
             record = _record(Entry(self.folder / f"{name}.json"))
             if record["status"] in ("finished", "stopped"):
                 self._tell(trial.number, record)

@@ -20,6 +20,8 @@ from lightning_recipe.runs.fit import differences
 
 # Seconds that a database may be locked by others, before that is an error.
 PATIENCE = 30.0
+# Seconds without a word in a journal, after which the lock of a process that was killed is taken away.
+GRACE = 30
 Lock = JournalFileOpenLock | JournalFileSymlinkLock
 TOLD = "search"  # attribute of a study: what it searches
 
@@ -41,6 +43,7 @@ def open_storage(where: str) -> BaseStorage:
 
 
 def _journal(path: Path) -> JournalStorage:
+    path = path.absolute()  # the lock of Optuna is a link to it, which nobody finds who follows it from elsewhere
     if path.is_dir():
         raise ValueError(f"--storage {path} is a folder: name a file in it, as in --storage {path / 'study.journal'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,8 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def _lock(path: Path) -> Lock:
-    return JournalFileOpenLock(str(path)) if os.name == "nt" else JournalFileSymlinkLock(str(path))
+    kind = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock
+    return kind(str(path), grace_period=GRACE)
 
 
 def _cut_off_what_was_not_finished(path: Path, lock: Lock, complaint: str) -> None:
