@@ -42,8 +42,8 @@ SETTINGS: dict[str, Any] = {
     },
 }
 
-# `fit --config all/trial_0000.yaml`: the loss is least at a rate of 1e-3, too high a rate uses all memory; while there is
-# a file `slow` it does not go on, and with a file `patient` it lets others look at each epoch.
+# `fit --config all/trial_0000.yaml`: the loss is least at a rate of 1e-3, too high a rate uses all memory; while
+# there is a file `slow` it does not go on, and with a file `patient` it lets others look at each epoch.
 SCRIPT = """
 import json, math, os, socket, sys, time
 from pathlib import Path

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +159,12 @@ class Search:
 
     def _take_over_one(self, trial: FrozenTrial) -> bool:
         fit = Fit(self.folder, name_of(trial.number), {})
-        owner, started = trial.user_attrs.get(OWNER), trial.datetime_start or datetime.now()
+        owner = trial.user_attrs.get(OWNER)
         if VOID in trial.user_attrs:
             self._end(trial.number, TrialState.FAIL)
             return False
         if owner is None:
-            if (datetime.now() - started).total_seconds() > NAMELESS:
+            if trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > NAMELESS:
                 self._void(trial.number, KILLED)
             return True
         if _is_alive(owner, fit):

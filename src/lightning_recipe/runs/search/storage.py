@@ -42,18 +42,20 @@ def open_storage(where: str) -> BaseStorage:
     return _database(where) if "://" in where else _journal(Path(where))
 
 
-def _journal(path: Path) -> JournalStorage:
-    path = path.absolute()  # the lock of Optuna is a link to it, which nobody finds who follows it from elsewhere
+def _journal(given: Path) -> JournalStorage:
+    path = given.absolute()  # Optuna's lock is a link to it, and a relative one leads nowhere from another folder
     if path.is_dir():
-        raise ValueError(f"--storage {path} is a folder: name a file in it, as in --storage {path / 'study.journal'}.")
+        raise ValueError(
+            f"--storage {given} is a folder: name a file in it, as in --storage {given / 'study.journal'}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock(path)
-    complaint = f"--storage {path} is no journal of a study: name another file, or one that does not exist yet."
+    complaint = f"--storage {given} is no journal of a study: name another file, or one that does not exist yet."
     if path.exists():
         _cut_off_what_was_not_finished(path, lock, complaint)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(complaint) from error
 
 
