@@ -47,6 +47,7 @@ def test_a_space_is_read_with_short_names_and_written_again(settings: dict[str, 
     ("text", "message"),
     [
         ("model.ler: {log10: [-5, -1]}", "names the option model.ler, which does not exist: did you mean model.lr?"),
+        ("model.dropout: {uniform: [0, 1]}", "did you mean model.drop_rate?"),
         ("trainer.maxepochs: {int: [1, 2]}", "did you mean trainer.max_epochs?"),
         ("batch_size: {int: [1, 2]}", "the option batch_size, which does not exist: did you mean data.batch_size?"),
         ("zzz: {int: [1, 2]}", "which does not exist: `fit --print_config` prints those there are."),

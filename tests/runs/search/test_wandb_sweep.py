@@ -1,9 +1,8 @@
 """The same search for W&B's agents, as W&B's own command takes it; and for several machines."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ def test_a_grid_is_of_values(plan: Make, settings: dict[str, Any]) -> None:
     assert sweep["parameters"]["model.init_args.lr"]["values"] == pytest.approx([1e-5, 1e-3, 1e-1])
 
 
-def test_workers_get_the_same_command(tmp_path) -> None:  # noqa: ANN001
+def test_workers_get_the_same_command(tmp_path: Path) -> None:
     given = ["search", "--emit", "slurm", "--config", "a b.yaml", "--jobs=4", "--emit=commands", "--trials", "9"]
     words = ["python", *without(given, "--emit", "--jobs")]
     assert words == ["python", "search", "--config", "a b.yaml", "--trials", "9"]

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.importance import get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -119,7 +119,7 @@ def importances(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, float]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study)
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         except (RuntimeError, ValueError, ZeroDivisionError):  # of some samples it has no variance to share out
             return {}
     return {name: float(share) for name, share in found.items() if math.isfinite(share)}

@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from lightning_recipe.runs.search.dimension import Dimension, Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
+SYNONYMS = (("lr", "learning_rate"), ("dropout", "drop_rate"), ("hidden_size", "hidden"), ("num_layers", "depth"))
 FORMS = "{log10: [-5, -1]}, {one_minus_log10: [-3, -1]}, {int: [16, 128]}, {uniform: [0, 0.5]} or {choice: [a, b]}"
 
 
@@ -141,13 +142,14 @@ def _is_structure(here: Mapping[str, Any], walked: Sequence[str]) -> bool:
 
 
 def _unknown(name: str, settings: Mapping[str, Any]) -> str:
-    known = list(options(settings))
-    by_short = {short(one): one for one in known}
-    asked = short(name)
-    close = difflib.get_close_matches(asked, by_short, 1, cutoff=0.5)
-    last = asked.rpartition(".")[2]
-    close = close or [
-        one for one in by_short if difflib.get_close_matches(last, [one.rpartition(".")[2]], 1, cutoff=0.7)
+    known = [one for one in map(short, options(settings)) if not one.endswith(".class_path")]
+    before, _, last = short(name).rpartition(".")
+    others = {f"{before}.{other}" for names in SYNONYMS if last in names for other in names}
+    alike = difflib.get_close_matches(last, [one.rpartition(".")[2] for one in known], 1, cutoff=0.7)
+    close = [
+        *(one for one in known if one in others),
+        *difflib.get_close_matches(short(name), known, 1, cutoff=0.75),
+        *(one for one in known if one.rpartition(".")[2] in alike),
     ]
     meant = f"did you mean {close[0]}?" if close else "`fit --print_config` prints those there are."
     return f"The space names the option {name}, which does not exist: {meant}"
