@@ -87,6 +87,13 @@ def test_what_is_refused_before_anything_is_trained(
     assert said == "error: search needs Optuna, which is not installed: `pip install 'lightning-rules[train]'`."
 
 
+def test_the_example_is_a_space_of_its_configuration(command: Command, repository: Path, capfd: Capture) -> None:
+    example = repository / "configs" / "search" / "digits.yaml"
+    command("search", "--config", str(repository / "configs" / "digits.yaml"), "--space", str(example), "--print-space")
+    assert "model.weight_decay: {log10: [-7, -1]}" in capfd.readouterr().out
+    assert all(f"# {word}: " in example.read_text() for word in ("Purpose", "Launch", "Limits"))
+
+
 def test_what_is_printed_instead(command: Command, capfd: Capture) -> None:
     command("search", "--print-space", *SETTINGS)
     printed = capfd.readouterr().out

@@ -1,7 +1,12 @@
 """The same search for W&B's agents, as W&B's own command takes it; and for several machines."""
 
+import json
+import os
 import subprocess
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +50,49 @@ def test_dimensions_have_distributions_of_wandb(plan: Make, settings: dict[str, 
     assert sweep["command"] == ["${env}", "python", "scripts/train.py", "fit", "${args}"]
     assert sweep["method"] == "bayes"
     assert "early_terminate" not in sweep
+
+
+class Wandb(BaseHTTPRequestHandler):
+    """The server of W&B, as far as `wandb sweep` asks it."""
+
+    received: list[str] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        answer: dict[str, Any] = {"viewer": {"id": "u", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
+        if "upsertSweep" in asked["query"]:
+            self.received.append(asked["variables"]["config"])
+            project = {"id": "1", "name": "digits", "entity": {"id": "2", "name": "me"}}
+            answer = {"upsertSweep": {"sweep": {"name": "abc", "project": project}, "configValidationWarnings": []}}
+        body = json.dumps({"data": answer}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Wandb) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+def test_wandb_sweep_takes_it(plan: Make, settings: dict[str, Any], server: str) -> None:
+    text = as_sweep(plan(30, SPACE, pruner="hyperband", sampler="gp"), settings, SCRIPT, ["--config", "a.yaml"])
+    Path("sweep.yaml").write_text(text)
+    words = [sys.executable, "-m", "wandb", "sweep", "--project", "digits", "--entity", "me", "sweep.yaml"]
+    own = {"WANDB_BASE_URL": server, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "HOME": str(Path.cwd())}
+    done = subprocess.run(words, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Run sweep agent with: wandb agent me/digits/abc" in done.stderr
+    assert "rror" not in done.stderr
+    assert yaml.safe_load(Wandb.received[-1]) == yaml.safe_load(text)
 
 
 def test_a_grid_is_of_values(plan: Make, settings: dict[str, Any]) -> None:
