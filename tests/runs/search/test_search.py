@@ -148,8 +148,9 @@ def driver(script: list[str], settings: dict) -> Driver:
     return start
 
 
+@pytest.mark.slow(seconds=12)
 def test_after_kill_9_nothing_is_lost_but_the_running_trials(
-    plan: Make, opened: Open, train: Train, driver: Driver, capsys: Capture, monkeypatch: Patch
+    plan: Make, opened: Open, train: Train, driver: Driver, capsys: Capture
 ) -> None:
     process = driver("all/study.journal", 5)
     until(Entry(Path("all/trial_0000.json")).path.exists)
@@ -162,9 +163,6 @@ def test_after_kill_9_nothing_is_lost_but_the_running_trials(
     Path("all/slow").unlink()
     with Path("all/study.journal").open("a") as journal:  # it was writing
         journal.write('{"op_code":8,"worker')
-    monkeypatch.setattr("lightning_recipe.runs.search.storage.GRACE", 3)
-    Path("all/study.journal.lock").unlink(missing_ok=True)
-    Path("all/study.journal.lock").symlink_to(Path("all/study.journal").absolute())
 
     search = train(opened(plan(5)))
     printed = capsys.readouterr().out

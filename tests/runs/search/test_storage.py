@@ -26,6 +26,16 @@ def test_a_file_that_is_no_journal_stays_as_it_is(content: str) -> None:
     assert Path("notes.txt").read_text() == content
 
 
+@pytest.mark.timeout(60)
+def test_the_lock_of_a_process_that_was_killed_is_taken_away(
+    plan: Make, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "GRACE", 3)
+    kept: Any = opened(plan()).standing.storage
+    kept._backend._lock.acquire()  # and then it dies
+    assert next(opened(plan()).fits()) is not None
+
+
 def test_a_folder_is_no_journal() -> None:
     with pytest.raises(ValueError, match=r"--storage . is a folder: name a file in it, as in --storage study.journal"):
         storage.open_storage(".")

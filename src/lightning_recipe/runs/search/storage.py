@@ -12,7 +12,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.study import Study
 
@@ -90,7 +90,7 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and "op_code" in entry
 
 
-def _database(url: str) -> RDBStorage:
+def _database(url: str) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
 
     shown = without_password(url)
@@ -98,7 +98,7 @@ def _database(url: str) -> RDBStorage:
     if url.startswith("sqlite"):
         options = {"connect_args": {"timeout": PATIENCE}}
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        return get_storage(RDBStorage(url, engine_kwargs=options))  # which remembers trials that have ended
     except ImportError as error:
         scheme = url.partition("://")[0]
         raise ImportError(
