@@ -30,6 +30,7 @@ class Section(StrEnum):
     ENSEMBLE = "ensemble"
     CROSS_VALIDATION = "cross-validation"
     DATA_NEEDED = "how much data"
+    SEARCH = "search"
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,72 @@ class Picture:
     says: str
 
 
-Content = Curves | Panels | Bars | Matrix | Listing | Picture
-KINDS: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Curves, Panels, Bars, Matrix, Listing, Picture)}
+@dataclass(frozen=True)
+class Axis:
+    """Where values lie.
+
+    Attributes:
+        label: With its unit: ``"learning rate"``.
+        scale: Of the values: "whole" for counts; of categories the value is a place in ``categories``.
+        categories: Their names.
+        low: Where the axis begins; None for the least of its values.
+        high: Where it ends.
+    """
+
+    label: str
+    scale: Literal["linear", "whole", "log", "categories"] = "linear"
+    categories: Sequence[str] = field(default_factory=list)
+    low: float | None = None
+    high: float | None = None
+
+
+End = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points of several trials: the same quantity over each of several others, in a panel each.
+
+    Attributes:
+        x_axes: Of the panels.
+        x: ``[panels][trials]``; None where a trial has no value.
+        y_axis: Shared by all panels.
+        y: ``[trials]``; None where nothing was measured.
+        better: Which end of the y axis is the good one; the best trial is marked.
+        ends: How each trial ended; empty where all are finished.
+        colours: ``[trials]``, from pale to strong; empty where that says nothing.
+        colour_label: What is paler and what is stronger: ``"pale: early trials, strong: late ones"``.
+    """
+
+    x_axes: Sequence[Axis]
+    x: Sequence[Sequence[float | None]]
+    y_axis: Axis
+    y: Sequence[float | None]
+    better: Literal["low", "high"] = "low"
+    ends: Sequence[End] = field(default_factory=list)
+    colours: Sequence[float | None] = field(default_factory=list)
+    colour_label: str = ""
+
+
+@dataclass(frozen=True)
+class ParallelCoordinates:
+    """A line for each of several trials, through an axis for each quantity; the last is what came of it.
+
+    Attributes:
+        axes: From left to right, at least two.
+        lines: ``[trials][axes]``; None where a trial has no value.
+        better: Which end of the last axis is the good one: lines that end there are drawn the strongest.
+    """
+
+    axes: Sequence[Axis]
+    lines: Sequence[Sequence[float | None]]
+    better: Literal["low", "high"] = "low"
+
+
+Content = Curves | Panels | Bars | Matrix | Listing | Picture | Scatter | ParallelCoordinates
+KINDS: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (Curves, Panels, Bars, Matrix, Listing, Picture, Scatter, ParallelCoordinates)
+}
 
 
 @dataclass(frozen=True)
@@ -194,6 +259,11 @@ class Exhibit:
             made: Content = _curves(content)
         elif kind == "Panels":
             made = Panels(content["titles"], [_curves(one) for one in content["panels"]])
+        elif kind == "Scatter":
+            axes = {"x_axes": [Axis(**one) for one in content["x_axes"]], "y_axis": Axis(**content["y_axis"])}
+            made = Scatter(**{**content, **axes})
+        elif kind == "ParallelCoordinates":
+            made = ParallelCoordinates(**{**content, "axes": [Axis(**one) for one in content["axes"]]})
         else:
             made = KINDS[kind](**content)
         return cls(**{**values, "section": Section(values["section"]), "content": made})

@@ -2,14 +2,28 @@
 
 import io
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
 
-from lightning_rules.exhibit import Bars, Content, Curve, Curves, Listing, Matrix, Panels, Picture
+from lightning_rules.exhibit import (
+    Axis,
+    Bars,
+    Content,
+    Curve,
+    Curves,
+    Listing,
+    Matrix,
+    Panels,
+    ParallelCoordinates,
+    Picture,
+    Scatter,
+)
 from lightning_rules.report.draw import figure_of, png_of, svg_of
 from lightning_rules.report.draw_panels import spans_decades, spread
 from lightning_rules.report.draw_score import score_svg
+from lightning_rules.report.scales import scale_of, steps_of
 from lightning_rules.report.score import Score
 from lightning_rules.report.style import fitted, number, plain, power_of_ten, shortened, width_of
 
@@ -45,6 +59,28 @@ AWKWARD: dict[str, Content] = {
     "no classes": Matrix([], []),
     "odd classes": Matrix([ODD, "b"], [[0, 0], [None, 3]]),
     "uneven matrix": Matrix(["a", "b", "c"], [[1], [1, 2, 3, 4]]),
+    "no trials": Scatter([Axis("lr", "log")], [[]], Axis("loss"), []),
+    "no options": Scatter([], [], Axis("loss"), [1.0]),
+    "odd trials": Scatter(
+        [Axis(ODD, "log"), Axis(ODD, "categories", [ODD, "b"]), Axis("whole", "whole"), Axis("c", "categories")],
+        [[1e-3, -1.0, None], [0.0, 1.0, 7.0], [2.0, 2.0, 2.0], [0.0, 0.0, math.nan]],
+        Axis(ODD, "log"),
+        [math.nan, 0.0, 1e300],
+        "high",
+        ["finished"],
+        [math.inf, None],
+        ODD,
+    ),
+    "many options": Scatter([Axis(f"option {one}") for one in range(40)], [[1.0, 2.0]] * 40, Axis("loss"), [1.0, 2.0]),
+    "no lines": ParallelCoordinates([Axis("a"), Axis("b")], []),
+    "no axes": ParallelCoordinates([], [[1.0]]),
+    "one axis": ParallelCoordinates([Axis("a", "log")], [[1.0], [None]]),
+    "odd lines": ParallelCoordinates(
+        [Axis(ODD, "categories", [ODD] * 30), Axis("b", "log"), Axis(ODD)],
+        [[0.0, -1.0], [None, 1.0, math.inf], []],
+        "high",
+    ),
+    "many axes": ParallelCoordinates([Axis(f"option {one}") for one in range(40)], [[1.0] * 40, [2.0] * 40]),
     "many classes": Matrix([f"class {one}" for one in range(120)], [[one] * 120 for one in range(120)]),
 }
 
@@ -197,3 +233,37 @@ def test_a_logarithmic_axis_over_less_than_a_decade_has_ticks() -> None:
     axes = figure_of(curves([0.021, 0.045, 0.08], log_y=True)).axes[0]
     low, high = axes.get_ylim()
     assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
+def test_trials_that_failed_were_stopped_or_are_the_best_look_different() -> None:
+    content = Scatter([Axis("lr", "log")], [[1e-3, 1e-2, 1e-1]], Axis("loss"), [0.1, 0.2, None],
+                      ends=["stopped", "finished", "failed"])  # fmt: skip
+    words = [one.text for one in ElementTree.fromstring(svg_of(content, "f", "x")).iter("text")]
+    assert {"finished", "ended early", "failed (on the axis)", "best", "lr", "loss"} <= set(words)
+    alone = Scatter([Axis("lr", "log")], [[1e-3, 1e-2]], Axis("loss"), [0.1, 0.2], ends=["finished"] * 2)
+    words = [one.text for one in ElementTree.fromstring(svg_of(alone, "f", "x")).iter("text")]
+    assert "finished" not in words
+
+
+def test_the_best_line_is_of_ink_and_all_colours_are_those_of_the_page() -> None:
+    lines = [[float(one), float(one % 7)] for one in range(20)]
+    text = svg_of(ParallelCoordinates([Axis("a"), Axis("loss")], lines), "f", "x")
+    assert all(f"var(--ramp-{place})" in text for place in range(5))
+    assert "var(--card)" in text
+    assert not re.findall(r"#[0-9a-f]{6}", text)
+
+
+def test_of_forty_axes_the_last_is_shown() -> None:
+    words = {one.text for one in ElementTree.fromstring(svg_of(AWKWARD["many axes"], "f", "x")).iter("text")}
+    assert {"option 0", "option 10", "option 39"} <= words
+    assert "option 11" not in words
+
+
+def test_axes_go_as_far_as_was_searched_and_count_in_whole_numbers() -> None:
+    rate = scale_of(Axis("lr", "log", low=1e-5, high=1e-1), [1e-3])
+    assert rate.shares([1e-5, 1e-3, 1e-1, 0.0]) == pytest.approx([0.0, 0.5, 1.0, math.nan], nan_ok=True)
+    assert [words for _, words in rate.ticks(6)][:2] == ["10⁻⁵", "10⁻⁴"]
+    assert [words for _, words in scale_of(Axis("layers", "whole"), [1, 2]).ticks(5)] == ["1", "2"]
+    assert [words for _, words in scale_of(Axis("kind", "categories", ["a", "b"]), []).ticks(5)] == ["a", "b"]
+    assert steps_of([1.0, 1e9, 2.0, None, 3.0], 5) == [0, 3, 1, 0, 2]
+    assert steps_of([7.0], 5) == [4]

@@ -7,7 +7,21 @@ import math
 
 import pytest
 
-from lightning_rules.exhibit import Bars, Content, Curve, Curves, Exhibit, Listing, Matrix, Panels, Picture, Section
+from lightning_rules.exhibit import (
+    Axis,
+    Bars,
+    Content,
+    Curve,
+    Curves,
+    Exhibit,
+    Listing,
+    Matrix,
+    Panels,
+    ParallelCoordinates,
+    Picture,
+    Scatter,
+    Section,
+)
 
 CURVES = Curves([Curve("a", [1.0, 2.0], [0.5, None], "train", faint=True)], "step", "loss", marks=[(1.0, "here")])
 
@@ -20,6 +34,17 @@ CONTENTS: list[Content] = [
     Matrix(["a", "b"], [[3, 1], [0, 4]]),
     Listing(["name", "value"], [["x", "1"]]),
     Picture("worst_errors.png", "mistakes"),
+    Scatter(
+        [Axis("lr", "log", low=1e-5), Axis("kind", "categories", ["a", "b"])],
+        [[1e-3, None], [0.0, 1.0]],
+        Axis("loss"),
+        [0.5, None],
+        "high",
+        ["stopped", "failed"],
+        [0.0, 1.0],
+        "early to late",
+    ),
+    ParallelCoordinates([Axis("units", "whole"), Axis("loss")], [[3.0, 0.5], [4.0, None]]),
 ]
 
 
@@ -36,7 +61,7 @@ def test_what_is_not_finite_is_none() -> None:
 
 
 def test_a_kind_that_is_not_known() -> None:
-    values = Exhibit("n", Section.DATA, "t", "c", CONTENTS[-1]).to_dict()
+    values = Exhibit("n", Section.DATA, "t", "c", Picture("a.png", "a")).to_dict()
     values["content"]["kind"] = "Hologram"
     with pytest.raises(KeyError, match="Hologram"):
         Exhibit.from_dict(values)

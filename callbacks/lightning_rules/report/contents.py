@@ -29,6 +29,7 @@ TITLES = {
     Section.ENSEMBLE: "Ensemble",
     Section.CROSS_VALIDATION: "Cross-validation",
     Section.DATA_NEEDED: "How much data",
+    Section.SEARCH: "Search",
 }
 
 

@@ -8,9 +8,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from lightning_rules.exhibit import Bars, Content, Curve, Curves, Listing, Matrix, Panels, Picture, Role
+from lightning_rules.exhibit import (
+    Bars,
+    Content,
+    Curve,
+    Curves,
+    Listing,
+    Matrix,
+    Panels,
+    ParallelCoordinates,
+    Picture,
+    Role,
+    Scatter,
+)
 from lightning_rules.report.draw_matrix import figure_of_matrix
 from lightning_rules.report.draw_panels import figure_of_panels
+from lightning_rules.report.draw_parallel import figure_of_parallel
+from lightning_rules.report.draw_scatter import figure_of_scatter
 from lightning_rules.report.style import (
     DASHES,
     INK,
@@ -79,6 +93,10 @@ def _figure(content: Content) -> Any:
         return _of_bars(content)
     if isinstance(content, Matrix):
         return figure_of_matrix(content)
+    if isinstance(content, Scatter):
+        return figure_of_scatter(content)
+    if isinstance(content, ParallelCoordinates):
+        return figure_of_parallel(content)
     kind = "table" if isinstance(content, Listing) else "picture"
     raise ValueError(f"Expected something to draw, but got a {kind}: {type(content).__name__} is shown as it is.")
 

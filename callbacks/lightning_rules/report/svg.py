@@ -7,7 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_rules.report.style import INK, OTHERS, REST, ROLES, RUNS
+from lightning_rules.report.style import GROUND, INK, OTHERS, RAMP, REST, ROLES, RUNS
 
 SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -19,7 +19,9 @@ COLOURS = {
     **{ROLES[role]: f"var(--{role})" for role in ("train", "validation", "test")},
     **{colour: f"var(--other-{place})" for place, colour in enumerate(OTHERS[1:], 1)},
     **{colour: f"var(--run-{place})" for place, colour in enumerate(RUNS) if place},
+    **{colour: f"var(--ramp-{place})" for place, colour in enumerate(RAMP)},
     REST: "var(--run-rest)",
+    GROUND: "var(--card)",
 }
 HELD = ("d", "x", "y", "width", "height", "transform", "points", "cx", "cy", "r", "viewBox")
 

@@ -101,7 +101,7 @@ class Entry:
             return None
         except (OSError, ValueError):
             told, silent = {"host": "another machine", "pid": 0}, 0.0  # it is being written
-        alive = _is_running(told["pid"]) if told["host"] == socket.gethostname() else silent < SILENCE
+        alive = is_running(told["pid"]) if told["host"] == socket.gethostname() else silent < SILENCE
         return f"process {told['pid']} on {told['host']}" if alive else None
 
     def claim(self) -> str | None:
@@ -127,14 +127,19 @@ class Entry:
         self.lock.unlink(missing_ok=True)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is alive; one that nobody has waited for since its end is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         pass
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:  # no Linux
+        return True
+    return state not in (["Z"], ["X"])
 
 
 def file_hash(path: Path) -> str:

@@ -46,16 +46,19 @@ def parser_of(name: str, options: str, description: str) -> argparse.ArgumentPar
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that all procedures of several fits have."""
+def add_options(parser: argparse.ArgumentParser, emits: Sequence[str] = ("commands", "slurm")) -> None:
+    """Add the options that all procedures of several fits have.
+
+    Args:
+        parser: Of the procedure.
+        emits: What it can print instead of working.
+    """
     parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="how many fits at once (default: 1)")
     parser.add_argument(
         "--retries", type=at_least(0), default=1, metavar="N", help="new attempts for a fit that fails (default: 1)"
     )
     parser.add_argument("--folder", help="where everything goes (default: beside the logs of a single run)")
-    parser.add_argument(
-        "--emit", choices=("commands", "slurm"), help="print the fits for other machines that share the folder"
-    )
+    parser.add_argument("--emit", choices=emits, help="print the fits for other machines that share the folder")
 
 
 def at_least(least: int) -> Callable[[str], int]:
