@@ -122,10 +122,7 @@ def report_time(rounds: int) -> str:
         "| way | seconds | of the loop | memory at its highest |",
         "| --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {name} | {took:.0f} | {took / loop:.2f} | {memory[name]:,.0f} MB |"
-        for name, took in least.items()
-    ]
+    lines += [f"| {name} | {took:.0f} | {took / loop:.2f} | {memory[name]:,.0f} MB |" for name, took in least.items()]
     return "\n".join(lines)
 
 
