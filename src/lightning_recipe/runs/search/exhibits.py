@@ -87,7 +87,7 @@ def _course(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
         Curve("trial", numbers, [one.value if has_value(one) else None for one in trials], faint=True),
         Curve("best so far", numbers, [one.value if one is not None else None for one in best], "validation"),
     ]
-    content = Curves(curves, "trial", plan.objective.metric, log_y=_is_wide(trials))
+    content = Curves(curves, "trial", plan.objective.metric, log_y=_is_wide(plan, trials))
     caption = "Trials in their order; where the best so far has long been flat, more of the same help little."
     return Exhibit("search_course", Section.SEARCH, "Best so far", caption, content)
 
@@ -173,13 +173,14 @@ def _column(one: Dimension, trials: Sequence[FrozenTrial]) -> list[float | None]
 
 
 def _result_axis(plan: Plan, trials: Sequence[FrozenTrial]) -> Axis:
-    return Axis(plan.objective.metric, "log" if _is_wide(trials) else "linear")
+    return Axis(plan.objective.metric, "log" if _is_wide(plan, trials) else "linear")
 
 
-def _is_wide(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether the values span so much that only a logarithmic axis shows the good ones."""
+def _is_wide(plan: Plan, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether values of which the least is the best span so much that only a logarithmic axis shows the good ones."""
     values = [one.value for one in trials if one.value is not None and math.isfinite(one.value)]
-    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    is_min = plan.objective.mode == "min"
+    return is_min and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _better(plan: Plan) -> Any:
