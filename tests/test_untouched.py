@@ -153,3 +153,15 @@ def test_a_file_opened_at_the_first_read_is_not_left_open() -> None:
         dataset[0]
         dataset.invented = True
     assert vars(dataset) == {"file": None, "reads": 0}
+
+
+def test_what_an_evaluation_has_made_is_put_back() -> None:
+    """Metrics updated in inference mode hold tensors that cannot be changed outside of it."""
+    metric = MulticlassAccuracy(4)
+    with torch.inference_mode():
+        metric.update(torch.randn(8, 4), torch.randint(4, (8,)))
+    before = metric.tp.clone()
+    assert metric.tp.is_inference()
+    with untouched(metric):
+        metric.update(torch.randn(8, 4), torch.randint(4, (8,)))
+    assert torch.equal(metric.tp, before)

@@ -28,6 +28,8 @@ class Section(StrEnum):
     CALIBRATION = "calibration"
     BIAS_VARIANCE = "bias and variance"
     ENSEMBLE = "ensemble"
+    CROSS_VALIDATION = "cross-validation"
+    DATA_NEEDED = "how much data"
     SEARCH = "search"
 
 
@@ -41,6 +43,9 @@ class Curve:
         y: What; None or NaN where there is no value.
         role: Which data it was measured on: each has its colour throughout a report.
         faint: Whether it is what a smoothed curve was made of.
+        look: A line; dashes, for what is predicted and not measured; or points alone.
+        low: Lower ends of the intervals of the values, for a band around the curve; empty for none.
+        high: Upper ends.
     """
 
     label: str
@@ -48,6 +53,9 @@ class Curve:
     y: Sequence[float | None]
     role: Role = "other"
     faint: bool = False
+    look: Literal["line", "dashes", "points"] = "line"
+    low: Sequence[float | None] = field(default_factory=list)
+    high: Sequence[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

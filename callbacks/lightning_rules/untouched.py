@@ -85,13 +85,21 @@ class _Saved:
             for name, kept in attributes.items():
                 part.__dict__[name] = _restored(*kept)
         for tensor, value in self.tensors:
-            tensor.copy_(value)
+            _set(tensor, value)
         for parameter, gradient, requires_grad in self.gradients:
             if parameter.requires_grad != requires_grad:
                 parameter.requires_grad = requires_grad
             parameter.grad = gradient
         for part, mode in zip(self.modules, self.modes, strict=True):
             part.training = mode
+
+
+def _set(tensor: Tensor, value: Tensor) -> None:
+    if tensor.is_inference():  # what an evaluation has made can be changed in its mode alone
+        with torch.inference_mode():
+            tensor.copy_(value)
+    else:
+        tensor.copy_(value)
 
 
 def _modules_of(module: nn.Module) -> list[nn.Module]:

@@ -72,6 +72,25 @@ def add_options(parser: LightningArgumentParser) -> None:
         "K/N@SEED cuts them with another seed than 0.",
     )
     parser.add_argument(
+        "--held_out",
+        type=str | None,
+        default=None,
+        help="K/N: part K of N of training and validation data together is tested and predicted; of the rest a part is "
+        "validated on, the others are trained on; K/N@SEED as for --fold.",
+    )
+    parser.add_argument(
+        "--subset",
+        type=str | None,
+        default=None,
+        help="COUNT or COUNT@SEED: fit trains on so many of its training examples, each class in proportion.",
+    )
+    parser.add_argument(
+        "--all_data",
+        type=Literal["anew", "kept"] | None,
+        default=None,
+        help="Fit trains on training and validation data together, with statistics fitted anew or kept as they were.",
+    )
+    parser.add_argument(
         "--bootstrap",
         type=int | None,
         default=None,

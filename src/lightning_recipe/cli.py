@@ -29,7 +29,7 @@ from lightning_recipe import (
     restoring,
     summary,
 )
-from lightning_recipe.runs import bootstrap, folds, procedures
+from lightning_recipe.runs import procedures
 from lightning_recipe.runs.fit_record import FitRecord
 from lightning_recipe.runs.pool import as_command
 from lightning_recipe.runs.procedure import CommandLine
@@ -163,12 +163,9 @@ class RecipeCLI(LightningCLI):
 
         Raises:
             MisconfigurationException: If the model has no `test_step`, or nobody has a `test_dataloader`.
-            ValueError: If the data has no such fold, or no sample can be drawn of it.
+            ValueError: If the data cannot give that share.
         """
-        if self._option("fold") is not None:
-            folds.use_fold(self._option("fold"), self.datamodule)
-        if self._option("bootstrap") is not None:
-            bootstrap.use_bootstrap(self._option("bootstrap"), self.datamodule, self.model)
+        self._use_share()
         if not self._option("test_after_fit"):
             return
         sources = [source for source in (self.datamodule, self.model) if source is not None]
@@ -179,6 +176,15 @@ class RecipeCLI(LightningCLI):
                 f"test_after_fit is on, but {names} have not both a test_step and a test_dataloader: "
                 "add what is missing, or set test_after_fit: false."
             )
+
+    def _use_share(self) -> None:
+        """Give the data the share to train on, or else the one that the model was trained with."""
+        from lightning_recipe.runs.share import use_share  # brings the data modules, which not all commands need
+
+        chosen = self.config["subcommand"]
+        use_share(self.config[chosen], self.datamodule, self.model, training=chosen == "fit")
+
+    before_validate = before_test = before_predict = _use_share
 
     def after_fit(self) -> None:
         """Measure the best checkpoint, and print the summary, where `test_after_fit` asks for it.
@@ -201,8 +207,9 @@ class RecipeCLI(LightningCLI):
             return
         results = tester.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         self._tell("test", {name: value for result in results for name, value in result.items()})
-        rows = [*self._test_rows(results), ("Training", trained), ("Checkpoint", checkpoint)]
-        print("\n" + summary.table([*rows, *summary.path_rows(log_dir)]))
+        rows = summary.test_rows(results, self.record.tested, self.datamodule)
+        rows += [("Training", trained), ("Checkpoint", checkpoint), *summary.path_rows(log_dir)]
+        print("\n" + summary.table(rows))
 
     def _tell(self, what: str, metrics: Mapping[str, float]) -> None:
         """Put what was measured into the record of a fit that is one of several."""
@@ -215,18 +222,10 @@ class RecipeCLI(LightningCLI):
         """Print accuracy and baseline after a test on one device (several would count examples twice)."""
         if self.trainer.world_size == 1:
             metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-            print("\n" + summary.table(self._test_rows([metrics])))
-
-    def _test_rows(self, results: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-        metrics = {name: value for result in results for name, value in result.items()}
-        rows = [("Test accuracy", summary.accuracy_line(metrics, self.record.tested))]
-        if self.datamodule is not None:
-            rows.append(("Baseline", summary.majority_line(self.datamodule)))
-        return rows
+            print("\n" + summary.table(summary.test_rows([metrics], self.record.tested, self.datamodule)))
 
     def _option(self, name: str) -> Any:
-        """The value of an option, wherever the subcommand has put it."""
-        return self._get(self.config, name)
+        return self._get(self.config, name)  # wherever the subcommand has put it
 
 
 class _Settings(RecipeCLI):
@@ -276,16 +275,14 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
     """
     noise.silence()
     given = sys.argv[1:] if args is None else args
+    name, *rest = given if isinstance(given, list) and given else [""]
     try:
-        if isinstance(given, list) and given[:1] == ["restore"]:
-            restoring.run(given[1:])
+        if name in ("restore", reporting.NAME):
+            (restoring if name == "restore" else reporting).run(rest)
             return None
-        if isinstance(given, list) and given[:1] == [reporting.NAME]:
-            reporting.run(given[1:])
-            return None
-        if isinstance(given, list) and given and given[0] in procedures.MODULES:
-            procedure = importlib.import_module(procedures.MODULES[given[0]])
-            procedure.run(given[1:], CommandLine(settings_of, RecipeCLI))
+        if name in procedures.MODULES:
+            procedure = importlib.import_module(procedures.MODULES[name])
+            procedure.run(rest, CommandLine(settings_of, RecipeCLI))
             return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:

@@ -98,6 +98,19 @@ class Proportion:
         return f"{self.percent()}, 95% interval {low} to {high} (Wilson): {right}"
 
 
+def test_rows(results: Sequence[Mapping[str, float]], tested: int, datamodule: object | None) -> list[tuple[str, str]]:
+    """What a test says, beside what a constant answer would have scored, for `table`.
+
+    Args:
+        results: The metrics of each loader, as `Trainer.test` returns them.
+        tested: Number of examples tested.
+        datamodule: The run's data; None where the model has its own loaders.
+    """
+    metrics = {name: value for result in results for name, value in result.items()}
+    rows = [("Test accuracy", accuracy_line(metrics, tested))]
+    return rows if datamodule is None else [*rows, ("Baseline", majority_line(datamodule))]
+
+
 def accuracy_line(metrics: Mapping[str, float], tested: int) -> str:
     """What the test metrics say about accuracy, or why they say nothing.
 

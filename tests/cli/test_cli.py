@@ -23,6 +23,9 @@ OPTIONS = {
     "test_after_fit": False,
     "measure_training": False,
     "fold": None,
+    "held_out": None,
+    "subset": None,
+    "all_data": None,
     "bootstrap": None,
 }
 LIGHTNINGS_OPTIONS = {

@@ -85,14 +85,14 @@ def test_a_page_that_cannot_be_made_is_one_line(tmp_path: Path, capfd: Capture) 
     assert write_report(tmp_path, members, trainer) is None
     captured = capfd.readouterr()
     assert captured.err == ""
-    assert "No page compares the members: member_0, member_1 have no report (made with --report none" in captured.out
+    assert "No page compares the fits: member_0, member_1 have no report (made with --report none" in captured.out
     for member in members:
         path = tmp_path / member.name / "version_0" / JSON
         path.parent.mkdir(parents=True)
         path.write_text("{}")
     assert write_report(tmp_path, members, trainer) is None
     (said,) = capfd.readouterr().err.splitlines()
-    assert said.startswith("warning: the page of the ensemble could not be made (ValueError: ")
+    assert said.startswith(f"warning: the page of {tmp_path.name} could not be made (ValueError: ")
     assert "member_0/version_0/rules/report.json is not a report of lightning-rules" in said
     assert write_report(tmp_path, members[:1], None) is None
     (path.parent / "report.html").write_text("")

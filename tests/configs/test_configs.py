@@ -40,7 +40,7 @@ def launch_line(config: Path) -> tuple[dict[str, str], list[str]]:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> None:
-    """A folder as a user has it: configs/ below, and images in data/images."""
+    """A folder as a user has it: configs/ below, and images and a table in data/."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
 
 
@@ -67,6 +67,16 @@ def make_images(folder: Path, classes: int, each: int) -> None:
             Image.fromarray(pixels).save(folder / f"class_{label}" / f"{index}.png")
 
 
+def make_table(path: Path, rows: int) -> None:
+    """Two numbers, some of which are missing, and a colour of three: six features."""
+    generator = np.random.default_rng(0)
+    lines = ["kind,length,width,colour"]
+    for index in range(rows):
+        length, width = generator.normal(loc=index % 3, size=2).round(3)
+        lines.append(f"{'abc'[index % 3]},{length if index % 7 else ''},{width},{('red', 'green', 'blue')[index % 3]}")
+    path.write_text("\n".join(lines))
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_config_opens_with_purpose_launch_and_limits(config: Path) -> None:
     comment = head(config)
@@ -85,6 +95,7 @@ def test_config_trains_two_batches(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_images(Path("data/images"), classes=5, each=20)
+    make_table(Path("data/table.csv"), rows=200)
     cli = run(config, monkeypatch)
     assert cli.trainer.global_step == 2
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= logged(cli.trainer.log_dir)

@@ -48,7 +48,7 @@ def test_a_checkpoint_says_what_it_expects_and_answers(make_folder) -> None:
     data = images(make_folder({"a": 8, "b": 8}))
     state = torch.load(saved(data, Flat(48, 2)), weights_only=True)["ImageFolderDataModule"]
     assert state["class_names"] == ["a", "b"]
-    assert (state["image_size"], state["in_chans"], state["fold"]) == (4, 3, None)
+    assert (state["image_size"], state["in_chans"], state["share"]) == (4, 3, None)
     assert tuple(state["normalisation"]["mean"]) == data.normalisation.mean
     assert len(state["normalisation"]["std"]) == 3
     digits = torch.load(saved(DigitsDataModule(), Flat()), weights_only=True)["DigitsDataModule"]
@@ -111,3 +111,27 @@ def test_a_fold_goes_on_as_the_same_fold() -> None:
     for other in (1, None):
         with pytest.raises(ValueError, match="trained with --fold 1/5@1, and this run goes on with"):
             trainer(3).fit(Flat(), datamodule=fold(other), ckpt_path=path, weights_only=True)
+
+
+def test_a_share_goes_on_as_the_same_share() -> None:
+    def share(name: str = "", *arguments) -> DigitsDataModule:
+        data = DigitsDataModule()
+        if name:
+            getattr(data, f"setup_{name}")(*arguments)
+        return data
+
+    def goes_on(path: str, data: DigitsDataModule) -> None:
+        trainer(3).fit(Flat(), datamodule=data, ckpt_path=path, weights_only=True)
+
+    plain, nested = saved(share(), Flat(), "plain.ckpt"), saved(share("fold", 1, 5, 0, True), Flat(), "nested.ckpt")
+    goes_on(nested, share("fold", 1, 5, 0, True))
+    goes_on(plain, share("all", "kept"))
+    with pytest.raises(
+        ValueError, match="trained without --subset, and this run goes on with --subset 1259@0, so that"
+    ):
+        goes_on(plain, share("subset", 1259))  # all of them, normalised alike
+    with pytest.raises(ValueError, match="trained with --held_out 2/5@0, and this run goes on without --held_out"):
+        goes_on(nested, share())
+    kept = saved(share("all", "kept"), Flat(), "kept.ckpt")
+    with pytest.raises(ValueError, match="trained with --all_data kept, and this run goes on without --all_data"):
+        goes_on(kept, share())

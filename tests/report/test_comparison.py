@@ -144,10 +144,11 @@ def test_repetitions_with_other_code_say_so() -> None:
     assert compared(documents[:2]).groups[0].remark == ""
 
 
-def test_folds_are_known() -> None:
+@pytest.mark.parametrize("option", ["fold", "held_out"])
+def test_folds_are_known(option: str) -> None:
     documents = [run(str(fold), 0.1, 0.9 + fold / 100) for fold in range(3)]
     for fold, one in enumerate(documents):
-        one.record["config"] += f"fold: {fold + 1}/3@42\n"
+        one.record["config"] += f"{option}: {fold + 1}/3@42\n"
     found = compared(documents)
     assert found.is_folds
     assert len(found.groups) == 1
@@ -186,6 +187,10 @@ def test_settings_are_flat() -> None:
         "trainer.callbacks.B.class_path": "B",
         "trainer.callbacks.B.init_args.dirpath": "kept/1",
     }
+    subset = settings_of("subset: 40@7\n")
+    assert subset == {"subset": "40", "subset.seed": "7"}
+    assert makes_configuration("subset")
+    assert not makes_configuration("subset.seed")
     twice = settings_of("a:\n- {class_path: x.C, n: 1}\n- {class_path: x.C, n: 2}\n- [3, {b: 4}]\n")
     assert {key: value for key, value in twice.items() if "class_path" not in key} == {
         "a.C.n": "1", "a.C-2.n": "2", "a.2.0": "3", "a.2.1.b": "4",
@@ -204,6 +209,8 @@ def test_what_is_no_configuration_has_no_settings(odd: object) -> None:
         ("model.init_args.lr", True),
         ("seed_everything", False),
         ("fold", False),
+        ("held_out", False),
+        ("subset", True),
         ("bootstrap", False),
         ("data.init_args.fold", False),
         ("data.init_args.split_seed", False),

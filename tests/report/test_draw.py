@@ -46,6 +46,8 @@ AWKWARD: dict[str, Content] = {
     "only negative on a logarithmic axis": curves([-1.0, -2.0], log_y=True),
     "marks": curves([1.0, 2.0], marks=[(0.5, ODD), (math.nan, "x"), (None, "y"), (9e9, "far")], band=(0.5, math.inf)),
     "marks on a logarithmic axis": curves([1.0, 2.0, 3.0], log_x=True, marks=[(0.0, "at 0"), (-1.0, "x"), (2.0, "y")]),
+    "uneven bands": Curves([Curve("a", [1, 2], [1.0, 2.0], low=[0.5], high=[2.0, None, 1.0])], "x", "y", log_y=True),
+    "points": Curves([Curve("a", [1, 1, 2], [1.0, None, 2.0], look="points")] * 2, "x", "y", log_x=True),
     "odd names": Curves([Curve(ODD, [0, 1], [0, 1])] * 20, ODD, ODD),
     "uneven lengths": Curves([Curve("a", [0, 1, 2], [1.0])], "x", "y"),
     "no panels": Panels([], []),
@@ -212,6 +214,25 @@ def test_ticks_and_long_names() -> None:
 @pytest.mark.parametrize("text", ["$" * 500, "日本語" * 100, "x", "", ODD * 5])
 def test_words_fit_whatever_they_are_made_of(text: str) -> None:
     assert width_of(fitted(text, 1.0).replace("\\$", "")) <= 1.0
+
+
+def test_what_is_predicted_is_dashed_inside_its_band_and_points_are_not_joined() -> None:
+    law = Curve("law", [1.0, 2.0], [0.5, 0.4], "validation", look="dashes", low=[0.4, 0.2], high=[0.6, 0.7])
+    fits = Curve("fits", [1.0, 1.0], [0.4, 0.6], "validation", look="points")
+    axes = figure_of(Curves([law, fits], "examples", "error", log_x=True, log_y=True)).axes[0]
+    line, points = axes.lines
+    assert line.get_linestyle() == "--"
+    assert points.get_linestyle() == "None"
+    assert points.get_marker() == "o"
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (0.2, 0.7)
+
+
+def test_a_logarithmic_axis_over_less_than_a_decade_has_ticks() -> None:
+    axes = figure_of(curves([0.021, 0.045, 0.08], log_y=True)).axes[0]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
 
 
 def test_trials_that_failed_were_stopped_or_are_the_best_look_different() -> None:

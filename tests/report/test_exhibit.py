@@ -28,6 +28,7 @@ CURVES = Curves([Curve("a", [1.0, 2.0], [0.5, None], "train", faint=True)], "ste
 CONTENTS: list[Content] = [
     CURVES,
     Curves([Curve("", [1], [2])], "x", "y", log_x=True, log_y=True, band=(1e-4, 1e-2)),
+    Curves([Curve("law", [1, 2], [2.0, 1.0], look="dashes", low=[1.0, None], high=[3.0, 2.0])], "x", "y"),
     Panels(["one", "two"], [CURVES, CURVES]),
     Bars(["a", "b"], [1.0, 2.0], "error", ["train", "validation"]),
     Matrix(["a", "b"], [[3, 1], [0, 4]]),

@@ -22,6 +22,7 @@ def test_how_far_a_fit_is() -> None:
     assert progress_line("fold_1", RUNNING) == "fold_1 in epoch 5 of 10, best val/loss 0.25"
     assert progress_line("fold_1", {**RUNNING, "epochs": -1, "best": None}) == "fold_1 in epoch 5"
     assert progress_line("fold_1", {**RUNNING, "status": "measuring"}) == "fold_1 is being measured, best val/loss 0.25"
+    assert progress_line("fold_1", {**RUNNING, "epoch": 10, "best": None}) == "fold_1 in epoch 10 of 10"
     assert share_done(RUNNING) == 0.5
     assert share_done({**RUNNING, "epochs": -1}) is None
     assert share_done({"status": "running"}) is None

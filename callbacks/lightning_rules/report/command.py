@@ -97,6 +97,7 @@ def write_comparison(
     title: str = "",
     exhibits: Sequence[Exhibit] = (),
     says: Sequence[str] = (),
+    headline: str = "",
 ) -> Comparison:
     """Compare two runs or more, and write the page.
 
@@ -106,6 +107,7 @@ def write_comparison(
         title: Of the page; by default the name of the folder that holds all runs.
         exhibits: What the procedure that made the runs shows of them.
         says: What it says of them, in sentences.
+        headline: What came of it, in one sentence, which stands in place of the verdict on the best run.
 
     Raises:
         OSError: The page cannot be written.
@@ -116,7 +118,7 @@ def write_comparison(
     comparison = compared([one.document for one in found], hrefs)
     name = title or common_folder([one.folder for one in found]).name or "Runs"
     title = f"{name}: {len(found):,} runs"
-    _write(page_of_comparison(comparison, title, output.parent, exhibits, says), output)
+    _write(page_of_comparison(comparison, title, output.parent, exhibits, says, headline), output)
     return comparison
 
 

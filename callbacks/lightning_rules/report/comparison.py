@@ -127,7 +127,7 @@ def compared(documents: Sequence[Document], hrefs: Sequence[str] = ()) -> Compar
     rows = differing(flat)
     settings = tuple(row for row in rows if makes_configuration(row.name))
     groups = _groups(runs, flat, mode)
-    is_folds = bool(groups) and any(row.name.rpartition(".")[2] == "fold" for row in rows)
+    is_folds = bool(groups) and any(row.name.rpartition(".")[2] in ("fold", "held_out") for row in rows)
     drawn = tuple(row for row in rows if row not in settings)
     return Comparison(metric, mode, _with_chances(runs), settings, drawn, groups, is_folds)
 

@@ -23,6 +23,7 @@ from lightning_rules.report.score import mode_of
 from lightning_rules.report.series import Series
 from lightning_rules.report.shown import Shown, show
 from lightning_rules.report.style import shortened
+from lightning_rules.report.verdict import Verdict
 
 MOST = 200  # runs that are shown
 CURVES = 12  # metrics that are overlaid
@@ -47,7 +48,12 @@ class Command:
 
 
 def page_of_comparison(
-    comparison: Comparison, title: str, folder: Path, exhibits: Sequence[Exhibit] = (), says: Sequence[str] = ()
+    comparison: Comparison,
+    title: str,
+    folder: Path,
+    exhibits: Sequence[Exhibit] = (),
+    says: Sequence[str] = (),
+    headline: str = "",
 ) -> str:
     """One self-contained HTML text; the same comparison gives the same text.
 
@@ -59,10 +65,12 @@ def page_of_comparison(
         folder: Whose folder ``rules`` holds the pictures that the exhibits name.
         exhibits: What the procedure that made the runs shows of them: an ensemble, for instance.
         says: What it says of them, in sentences.
+        headline: What came of it, in one sentence; by default the verdict on the best run.
     """
     drawn = overlays(comparison.best(MOST))
     more = [show(one, f"exhibit-{place}", folder) for place, one in enumerate(exhibits)]
-    values = {**_values(comparison, title, drawn, more, bool(says)), "says": says}
+    verdict = verdict_on(comparison, headline)
+    values = {**_values(comparison, title, verdict, drawn, more, bool(says)), "says": says}
     template = frame_of_page.environment().get_template("compare.html")
     page = template.render(values)
     if (excess := len(page.encode(errors="replace")) - frame_of_page.LIMIT) > 0:
@@ -116,9 +124,13 @@ def _commands(comparison: Comparison) -> Iterator[Command]:
 
 
 def _values(
-    comparison: Comparison, title: str, drawn: Sequence[Shown], more: Sequence[Shown], is_said: bool
+    comparison: Comparison,
+    title: str,
+    verdict: Verdict,
+    drawn: Sequence[Shown],
+    more: Sequence[Shown],
+    is_said: bool,
 ) -> dict[str, Any]:
-    verdict = verdict_on(comparison)
     number, groups = len(comparison.runs), group_rows(comparison)[:MOST]
     comparison = comparison.best(MOST)
     grid, alike = findings_grid(comparison)
@@ -128,10 +140,10 @@ def _values(
     updated = max((one.document.updated for one in comparison.runs), default="")
     frame = frame_of_page.frame(title, "Comparison of runs", updated)
     there = {
+        "more": ("What came of them", bool(more) or is_said),
         "settings": ("What was set differently", True),
         "runs": ("Runs", True),
         "groups": ("Configurations", bool(groups)),
-        "more": ("What was made of them", bool(more) or is_said),
         "curves": ("Curves", bool(drawn)),
         "findings": ("What the rules say", grid is not None or bool(alike)),
         "metrics": ("Metrics", bool(metrics.rows) and bool(metrics.columns)),

@@ -13,11 +13,18 @@ FINE = 2_000  # examples, from which on shares are told to a hundredth of a perc
 NAMED = 3  # runs that are named
 
 
-def verdict_on(comparison: Comparison) -> Verdict:
-    """Which run or configuration is the best, and whether the next is worse by more than chance."""
+def verdict_on(comparison: Comparison, headline: str = "") -> Verdict:
+    """Which run or configuration is the best, and whether the next is worse by more than chance.
+
+    Args:
+        comparison: Runs side by side.
+        headline: What came of a procedure of several runs, which is said in place of that.
+    """
     scored = [one for one in comparison.runs if one.score is not None]
     if len(scored) < 2:
-        return Verdict("unknown", "The runs have logged no metric in common by which they could be compared.")
+        return Verdict(
+            "unknown", headline or "The runs have logged no metric in common by which they could be compared."
+        )
     replicated = [one for one in comparison.groups if one.spread is not None and one.spread.count > 1]
     if len(comparison.groups) == 1:
         real, line = None, _of_one_group(comparison, replicated[0], scored)
@@ -26,6 +33,7 @@ def verdict_on(comparison: Comparison) -> Verdict:
     else:
         real, line = is_real(scored[1].chance), _of_runs(comparison, scored)
     first = replicated[0].runs if len(replicated) > 1 or len(comparison.groups) == 1 else [0]
+    line, real = (headline, None) if headline else (line, real)
     doubted = [comparison.runs[place].name for place in first if comparison.runs[place].verdict.level == "error"]
     if doubted:
         return Verdict("error", f"{line} But by its own report {_names(doubted)} is not to be trusted.")

@@ -27,6 +27,8 @@ TITLES = {
     Section.CALIBRATION: "Calibration and confidence",
     Section.BIAS_VARIANCE: "Bias and variance",
     Section.ENSEMBLE: "Ensemble",
+    Section.CROSS_VALIDATION: "Cross-validation",
+    Section.DATA_NEEDED: "How much data",
     Section.SEARCH: "Search",
 }
 

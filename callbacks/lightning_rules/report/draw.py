@@ -118,7 +118,9 @@ def _of_curves(content: Curves) -> Any:
     figure = new_figure(2.35 + above)
     axes = new_axes(figure, 0.55, 0.45, right, above)
     cut = ""
-    handles = [_draw(axes, curve, place, *drawn[place]) for place, curve in enumerate(content.curves[:CURVES])]
+    handles = [
+        _draw(axes, curve, place, *drawn[place], content.log_y) for place, curve in enumerate(content.curves[:CURVES])
+    ]
     if not any(math.isfinite(value) for _, values in drawn for value in values):
         _say_nothing(axes)
     else:
@@ -148,13 +150,21 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _draw(axes: Any, curve: Curve, place: int, x: list[float], y: list[float]) -> Any:
+def _draw(axes: Any, curve: Curve, place: int, x: list[float], y: list[float], is_log: bool) -> Any:
     color = ROLES.get(curve.role, INK) if curve.role != "other" else OTHERS[place % len(OTHERS)]
     dashes = DASHES[(place // len(OTHERS) if curve.role != "other" else place) % len(DASHES)]
-    few = sum(map(math.isfinite, y)) <= FEW_POINTS and not curve.faint
+    few = sum(map(math.isfinite, y)) <= FEW_POINTS and not curve.faint and curve.look != "dashes" and not curve.low
     looks: dict[str, Any] = {"color": color, "linestyle": dashes, "linewidth": LINE, "zorder": 3}
+    if curve.look == "dashes":
+        looks["linestyle"] = DASHES[1]
+    if curve.look == "points":
+        looks, few = looks | {"linestyle": "none", "alpha": 0.6}, True
     if curve.faint:
         looks |= {"alpha": 0.35, "linewidth": THIN, "linestyle": "-", "zorder": 2}
+    if curve.low and curve.high:
+        both = min(len(x), len(curve.low), len(curve.high))
+        ends = (finite(one[:both], is_log) for one in (curve.low, curve.high))
+        axes.fill_between(x[:both], *ends, color=color, alpha=0.16, linewidth=0, zorder=1)
     return axes.plot(x, y, marker="o" if few else None, markersize=2.8, **looks)[0]
 
 
@@ -246,8 +256,11 @@ def words_above(figure: Any, title: str, waiting: list[tuple[str, Any]], rows: l
         x, y = 0.08, height - 0.16 - ROW * (row + 1)
         for label, handle in waiting[:count]:
             words = fitted(label, NAME)
-            sample = Line2D([x / width, (x + 0.22) / width], [(y + 0.035) / height] * 2, color=handle.get_color(),
-                            linewidth=LINE, linestyle=handle.get_linestyle())  # fmt: skip
+            is_points = handle.get_linestyle() == "None"
+            ends = (x + 0.11, x + 0.11) if is_points else (x, x + 0.22)
+            sample = Line2D([end / width for end in ends], [(y + 0.035) / height] * 2, color=handle.get_color(),
+                            linewidth=LINE, linestyle=handle.get_linestyle(), alpha=handle.get_alpha(),
+                            marker="o" if is_points else None, markersize=2.8)  # fmt: skip
             figure.add_artist(sample)
             figure.text((x + 0.28) / width, y / height, words, fontsize=SMALL)
             x += 0.4 + width_of(words)

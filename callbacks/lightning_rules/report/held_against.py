@@ -15,7 +15,13 @@ RUNS = 50  # beside this one that are looked through, the newest
 
 
 def score_of(document: Document, trainer: Any) -> Score | None:
-    """The number by which to judge a run, with what the rules of its Trainer know of it; None where none is logged."""
+    """The number by which to judge a run, with what the rules of its Trainer know of it; None where none is logged.
+
+    A callback with an attribute `trains_on_validation` that is true says that there is none: what is measured on
+    examples that were trained on is no score.
+    """
+    if any(getattr(one, "trains_on_validation", False) for one in trainer.callbacks):
+        return None
     wanted: list[tuple[str, Mode]] = [
         (one.monitor, one.mode) for one in trainer.callbacks if getattr(one, "monitor", None) and hasattr(one, "mode")
     ]

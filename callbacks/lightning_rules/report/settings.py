@@ -13,10 +13,11 @@ import yaml  # type: ignore[import-untyped]
 UNSET = "—"
 KEYS = 5_000  # of one configuration, at most
 # What only says with which numbers were drawn, on which part of the data, or where files go.
-DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|bootstrap)$")
+DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|held_out|bootstrap)$")
 PLACES = re.compile(
     r"^(?:ckpt_path|trainer\.logger(?:\..*)?|trainer\.(?:.*[._])?(?:(?<!class_)path|dirpath|dir|folder|file))$"
 )
+SUBSET = "subset"  # "100@7": so many examples, and the seed that draws them
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
 
 
@@ -53,6 +54,9 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         names = _names(value)
         for name, one in zip(names, value, strict=True):
             yield from _flat(f"{prefix}.{name}" if prefix else name, one)
+    elif prefix == SUBSET and "@" in str(value):
+        count, _, seed = str(value).partition("@")
+        yield from ((SUBSET, count), (f"{SUBSET}.seed", seed))
     else:
         yield prefix, str(value)
 

@@ -178,7 +178,10 @@ def set_scale(axes: Any, which: str, is_log: bool) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     if is_log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(10, (1.0,), numticks=6))
+        low, high = axis.get_data_interval()
+        decades = math.log10(high / low) if 0 < low < high < math.inf else 9.0
+        steps = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+        axis.set_major_locator(LogLocator(10, steps, numticks=6))
         axis.set_major_formatter(FuncFormatter(lambda value, place: power_of_ten(value)))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())

@@ -10,10 +10,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.labelled import LabelledDataModule
 from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.normalisation import Normalisation
-from lightning_recipe.data.splits import stratified_split
+from lightning_recipe.data.splits import split
 
 Split = Literal["train", "val", "test"]
 
@@ -75,19 +76,17 @@ class DigitsDataModule(LabelledDataModule):
             return
         digits = load_digits()
         targets = digits.target.astype(np.int64)
-        parts = stratified_split(targets, {"val": 0.2, "test": 0.1}, self.split_seed)
+        examples = Examples(len(targets), targets, class_names=self.class_names)
+        given = self._given(split(examples, {"val": 0.2, "test": 0.1}, self.split_seed), examples)
         pixels = torch.as_tensor(digits.images, dtype=torch.float32)
-        train = pixels[parts["train"]]
-        self.normalisation = Normalisation((train.mean().item(),), (train.std().item(),))
-        x = (pixels - train.mean()) / train.std()
+        fitted = pixels[given.fitted_on]
+        self.normalisation = Normalisation((fitted.mean().item(),), (fitted.std().item(),))
+        x = (pixels - fitted.mean()) / fitted.std()
         if self.form == "images":
             x = x[:, None]
             if self.image_size != x.shape[-1]:
                 x = F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
-        cut = self._cut(targets[parts["train"]])
-        if cut is not None:
-            parts |= {split: parts["train"][part] for split, part in zip(("train", "val"), cut, strict=True)}
-        self.datasets = {split: DigitsDataset(x[part], targets[part], self.form) for split, part in parts.items()}
+        self.datasets = {name: DigitsDataset(x[part], targets[part], self.form) for name, part in given.parts.items()}
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels [N] of a split, after `setup`."""

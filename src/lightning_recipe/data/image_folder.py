@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lightning_recipe.data import normalisation
+from lightning_recipe.data.examples import Examples
+from lightning_recipe.data.groups import check_groups_apart, check_pattern, groups_of
 from lightning_recipe.data.image_files import (
     ImageFiles,
     class_folders,
@@ -19,13 +21,15 @@ from lightning_recipe.data.image_files import (
 )
 from lightning_recipe.data.labelled import LabelledDataModule
 from lightning_recipe.data.loaders import evaluation_loader, training_loader
-from lightning_recipe.data.splits import stratified_split
+from lightning_recipe.data.shares import Given
+from lightning_recipe.data.splits import split
 
 Split = Literal["train", "val", "test"]
+Listed = tuple[list[Path], list[int]]  # files and labels
 
 
 class ImageFolderDataModule(LabelledDataModule):
-    """Images in one folder a class, either under train/, val/ and test/, or all in one place.
+    r"""Images in one folder a class, either under train/, val/ and test/, or all in one place.
 
     Where val/ or test/ is missing, that part is held out from the training images: by class, and the same
     whatever the order of the file system. Validation and test images are never augmented.
@@ -43,11 +47,14 @@ class ImageFolderDataModule(LabelledDataModule):
             training images, once, and keeps them in a file.
         in_chans: 3 reads images as RGB, 1 as grey.
         predict_folder: Images to predict, in any sub-folders; null predicts the test images.
+        group_pattern: A regular expression, searched in each file's path below `root`; what its first group matches, or
+            all of it, names whom or what the image shows, such as the patient in `(patient\d+)_`. Neither the split nor
+            a fold has images of one group on two sides.
 
     Raises:
         FileNotFoundError: In `setup`, if the folder is missing or empty.
-        ValueError: In `setup`, if a class has too few images to be split; while loading, if an image is
-            corrupt.
+        ValueError: In `setup`, if a class has too few images to be split, a file does not match `group_pattern`, or a
+            group is in two of the folders train/, val/ and test/; while loading, if an image is corrupt.
     """
 
     def __init__(
@@ -63,8 +70,11 @@ class ImageFolderDataModule(LabelledDataModule):
         normalise_for: str | None = None,
         in_chans: Literal[1, 3] = 3,
         predict_folder: str | None = None,
+        group_pattern: str | None = None,
     ) -> None:
         super().__init__()
+        if group_pattern is not None:
+            check_pattern(group_pattern)
         self.root = Path(root)
         self.image_size = image_size
         self.batch_size = batch_size
@@ -75,6 +85,7 @@ class ImageFolderDataModule(LabelledDataModule):
         self.normalise_for = normalise_for
         self.in_chans = in_chans
         self.predict_folder = predict_folder
+        self.group_pattern = group_pattern
 
     @property
     def num_classes(self) -> int:
@@ -83,54 +94,52 @@ class ImageFolderDataModule(LabelledDataModule):
 
     def prepare_data(self) -> None:
         """Measure and cache the statistics once a node, before the other processes read them."""
-        self._statistics(*self._find()["train"])
+        self._statistics(*self._find())
 
     def setup(self, stage: str) -> None:
         """List the files of each split; reads no image if the statistics are cached."""
         if self.datasets:
             return
-        found = self._find()
-        self.normalisation = statistics = self._statistics(*found["train"])
+        images, given = self._find()
+        self.normalisation = statistics = self._statistics(images, given)
         normalise = v2.Normalize(list(statistics.mean), list(statistics.std))
-        paths, targets = found["train"]
-        cut = self._cut(targets)
-        if cut is not None:
-            for split, part in zip(("train", "val"), cut, strict=True):
-                found[split] = [paths[i] for i in part], [targets[i] for i in part]
-        for split, (paths, targets) in found.items():
-            crop = self._augmenting_crop() if self.augment and split == "train" else self._plain_crop()
+        found = {name: _chosen(images, part) for name, part in given.parts.items()}
+        if self.predict_folder is not None and "predict" not in found:
+            paths = find_images(Path(self.predict_folder))
+            found["predict"] = paths, [known_label(path, self.class_names) for path in paths]
+        for name, (paths, targets) in found.items():
+            crop = self._augmenting_crop() if self.augment and name == "train" else self._plain_crop()
             transform = v2.Compose([*crop, *self._to_tensor(), normalise])
-            self.datasets[split] = ImageFiles(paths, targets, transform, self.in_chans)
+            self.datasets[name] = ImageFiles(paths, targets, transform, self.in_chans)
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels [N] of a split, after `setup`, without reading an image."""
         return np.asarray(self.datasets[split].targets, dtype=np.int64)
 
-    def _find(self) -> dict[str, tuple[list[Path], list[int]]]:
-        """Return the paths and labels of each split."""
+    def _find(self) -> tuple[Listed, Given]:
+        """Return the paths and labels of all images, and which of them this run gets for what."""
         train = self.root / "train" if (self.root / "train").is_dir() else self.root
         self.class_names = class_folders(train)
         paths, targets = find_labelled_images(train, self.class_names)
-        missing = [split for split in self.fractions if train == self.root or not (self.root / split).is_dir()]
-        parts = stratified_split(
-            targets,
-            {split: self.fractions[split] for split in missing},
-            self.split_seed,
-            class_names=self.class_names,
-        )
-        found = {split: ([paths[i] for i in part], [targets[i] for i in part]) for split, part in parts.items()}
-        for split in self.fractions.keys() - parts.keys():
-            found[split] = find_labelled_images(self.root / split, self.class_names)
-        if self.predict_folder is not None:
-            images = find_images(Path(self.predict_folder))
-            found["predict"] = images, [known_label(path, self.class_names) for path in images]
-        return found
+        missing = [name for name in self.fractions if train == self.root or not (self.root / name).is_dir()]
+        parts = split(self._examples(paths, targets), {name: self.fractions[name] for name in missing}, self.split_seed)
+        for name in [name for name in self.fractions if name not in missing]:
+            more, labels = find_labelled_images(self.root / name, self.class_names)
+            parts[name] = np.arange(len(paths), len(paths) + len(more))
+            paths, targets = paths + more, targets + labels
+        examples = self._examples(paths, targets)
+        check_groups_apart(parts, examples.groups)
+        return (paths, targets), self._given(parts, examples)
 
-    def _statistics(self, paths: list[Path], targets: list[int]) -> normalisation.Normalisation:
+    def _examples(self, paths: list[Path], targets: list[int]) -> Examples:
+        groups = None if self.group_pattern is None else groups_of(paths, self.root, self.group_pattern)
+        return Examples(len(paths), np.asarray(targets, dtype=np.int64), groups, class_names=self.class_names)
+
+    def _statistics(self, listed: Listed, given: Given) -> normalisation.Normalisation:
         if self.normalise_for is not None:
             return normalisation.of_backbone(self.normalise_for, self.in_chans)
         plain = v2.Compose([*self._plain_crop(), *self._to_tensor()])
-        images = ImageFiles(paths, targets, plain, self.in_chans)
+        images = ImageFiles(*_chosen(listed, given.fitted_on), plain, self.in_chans)
         key = normalisation.cache_key(images, self.root, self.image_size)
         statistics = normalisation.read_cache(key, self.root)
         if statistics is None:
@@ -169,3 +178,9 @@ class ImageFolderDataModule(LabelledDataModule):
         return evaluation_loader(
             self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
         )
+
+
+def _chosen(listed: Listed, part: NDArray[np.int64]) -> Listed:
+    """The images with these numbers."""
+    paths, targets = listed
+    return [paths[i] for i in part], [targets[i] for i in part]

@@ -1,4 +1,4 @@
-"""What our LightningDataModules have in common: folds, and checkpoints that say what inputs and outputs mean."""
+"""What our LightningDataModules have in common: shares, and checkpoints that say what inputs and outputs mean."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,52 +9,105 @@ import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
+from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.folds import Fold
 from lightning_recipe.data.normalisation import Normalisation
+from lightning_recipe.data.shares import AllShare, FoldShare, Given, Share, Statistics, SubsetShare
 
 # Statistics measured on two machines differ by rounding; on other images they differ by more.
 TOLERANCE = 1e-3
 
 
 class LabelledDataModule(L.LightningDataModule):
-    """A LightningDataModule of labelled examples whose training split can be cut into folds.
+    """A LightningDataModule of labelled examples, of which a fit may get a share.
 
-    A subclass sets `class_names` and `normalisation` in its `setup`, and takes its training and validation examples
-    from `_cut`. What it says of itself is saved in each checkpoint, and compared when one is loaded.
+    A subclass sets `class_names` and `normalisation` in its `setup`, and takes from `_given` which examples are trained
+    on, validated, tested and predicted, and on which means and the like are fitted. What it says of itself is saved in
+    each checkpoint, and compared when one is loaded.
 
     Attributes:
         class_names: Names of the classes in the order of the model's outputs.
         normalisation: Mean and std that inputs are normalised with; None before `setup`.
-        fold: What part of the training split is held out; None where the configured validation split is used.
+        share: What part of the data this run gets; None where it gets what is configured.
+        held_out: Indices of the examples that a fold holds out, in the order in which the data set is read, sorted;
+            None before `setup` and without a fold.
+        pool_size: Number of examples for training and validation together, as configured; 0 before `setup`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.class_names: list[str] = []
         self.normalisation: Normalisation | None = None
-        self.fold: Fold | None = None
+        self.share: Share | None = None
+        self.held_out: NDArray[np.int64] | None = None
+        self.pool_size = 0
         self.datasets: dict[str, Any] = {}
 
-    def setup_fold(self, k: int, n: int, seed: int = 0) -> None:
-        """Train on all but one fold of the training split, and validate on that one; called before `setup`.
+    @property
+    def fold(self) -> Fold | None:
+        """Which fold is held out, if one is."""
+        return self.share.fold if isinstance(self.share, FoldShare) else None
 
-        The configured validation split is left out altogether, for whoever judges several such runs together.
-        Inputs are normalised with the statistics of the whole training split, the same in all folds.
+    def setup_fold(self, k: int, n: int, seed: int = 0, nested: bool = False) -> None:
+        """Train on all but one fold; called before `setup`.
+
+        Plainly, the fold is one of the training split, and validated on; the configured validation split is left out
+        altogether, for whoever judges several such runs together, and inputs are normalised with the statistics of the
+        whole training split, the same in all folds.
+
+        Nested, the fold is one of training and validation split together. It is tested and predicted, and nothing that
+        shapes the model sees it: a part of the rest is validated on, and statistics are those of what is trained on.
+        The configured test split is left out.
 
         Args:
-            k: Which fold is validated on, from 0 to `n` - 1.
+            k: Which fold is held out, from 0 to `n` - 1.
             n: Number of folds, at least 2.
             seed: Seed of the cut; runs whose folds must not overlap have the same.
+            nested: Whether the fold is for scoring rather than for validation.
 
         Raises:
-            ValueError: If there is no such fold; in `setup`, if a class has fewer than `n` training examples.
+            ValueError: If there is no such fold; in `setup`, if the data cannot be cut so, as `Fold.cut` says.
         """
-        self.fold = Fold(k, n, seed)
-        self.datasets = {}
+        self._set_share(FoldShare(Fold(k, n, seed), nested))
 
-    def _cut(self, targets: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Which of the training split's examples to train on and which to validate on; None without a fold."""
-        return None if self.fold is None else self.fold.split(targets, self.class_names)
+    def setup_subset(self, count: int, seed: int = 0) -> None:
+        """Train on so many examples of the training split, each class in proportion; called before `setup`.
+
+        Validation and test stay as they are; statistics are those of the subset.
+
+        Args:
+            count: How many; at least one a class.
+            seed: Which; of one seed, the larger subset contains the smaller.
+
+        Raises:
+            ValueError: In `setup`, if there are not so many, or more classes than that.
+        """
+        self._set_share(SubsetShare(count, seed))
+
+    def setup_all(self, statistics: Statistics) -> None:
+        """Train on training and validation split together; called before `setup`.
+
+        The validation split is still validated on, but its loss says nothing about new examples any more.
+
+        Args:
+            statistics: "anew" normalises with the statistics of both splits, "kept" with those of the training split,
+                as the run did whose network goes on.
+
+        Raises:
+            ValueError: If it is neither.
+        """
+        if statistics not in ("anew", "kept"):
+            raise ValueError(f"statistics={statistics!r} was given, but they are either anew or kept: choose one.")
+        self._set_share(AllShare(statistics))
+
+    def _set_share(self, share: Share) -> None:
+        self.share, self.datasets = share, {}
+
+    def _given(self, parts: dict[str, NDArray[np.int64]], examples: Examples) -> Given:
+        """What this run gets of the configured parts `train`, `val` and `test`, all indices into the whole data set."""
+        given = Given(parts, parts["train"]) if self.share is None else self.share.given(parts, examples)
+        self.held_out, self.pool_size = given.held_out, len(parts["train"]) + len(parts["val"])
+        return given
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a model of this data expects and answers, in plain values."""
@@ -63,23 +116,22 @@ class LabelledDataModule(L.LightningDataModule):
         described: dict[str, Any] = {"class_names": list(self.class_names)}
         described["normalisation"] = {"mean": list(self.normalisation.mean), "std": list(self.normalisation.std)}
         described |= {name: getattr(self, name) for name in ("image_size", "in_chans", "form") if hasattr(self, name)}
-        fold = self.fold
-        described["fold"] = None if fold is None else {"k": fold.k, "n": fold.n, "seed": fold.seed}
+        described["share"] = None if self.share is None else self.share.option
         return described
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare what a checkpoint's model expects and answers with the data at hand.
 
         Raises:
-            ValueError: If classes, their order or the normalisation differ; when training goes on, if the fold does.
+            ValueError: If classes, their order or the normalisation differ; when training goes on, if the share does.
         """
-        here = self.state_dict()
-        if here:
-            _check_classes(state_dict.get("class_names"), self.class_names)
-            _check_normalisation(state_dict.get("normalisation"), here["normalisation"])
-        trainer = self.trainer
-        if here and trainer is not None and trainer.state.fn == TrainerFn.FITTING and "fold" in state_dict:
-            _check_fold(state_dict["fold"], here["fold"])
+        here, trainer = self.state_dict(), self.trainer
+        if not here:
+            return
+        _check_classes(state_dict.get("class_names"), self.class_names)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and "share" in state_dict:
+            _check_share(state_dict["share"], here["share"])
+        _check_normalisation(state_dict.get("normalisation"), here["normalisation"])
 
 
 def _check_classes(then: Sequence[str] | None, now: Sequence[str]) -> None:
@@ -117,16 +169,19 @@ def _check_normalisation(then: Mapping[str, Sequence[float]] | None, now: Mappin
 
 
 def _shown(statistics: Mapping[str, Sequence[float]]) -> str:
-    return " and ".join(f"{name} {', '.join(f'{value:.6g}' for value in statistics[name])}" for name in statistics)
+    return " and ".join(f"{name} {_some([f'{value:.6g}' for value in statistics[name]])}" for name in statistics)
 
 
-def _check_fold(then: Mapping[str, int] | None, now: Mapping[str, int] | None) -> None:
-    if then != now:
+def _check_share(then: str | None, now: str | None) -> None:
+    goes_on_with_more = then is None and now == AllShare("kept").option
+    if then != now and not goes_on_with_more:
+        option = (then or now or "").partition(" ")[0]
         raise ValueError(
-            f"The checkpoint was trained {_named(then)}, and this run goes on {_named(now)}, so that it would train on "
-            "what it is validated on: give the same --fold, or start anew without --ckpt_path."
+            f"The checkpoint was trained {_named(then, option)}, and this run goes on {_named(now, option)}, so that "
+            "what it is trained on and what it is judged by would be mixed: "
+            f"give the same {option}, or start anew without --ckpt_path."
         )
 
 
-def _named(fold: Mapping[str, int] | None) -> str:
-    return "without --fold" if fold is None else f"with --fold {fold['k'] + 1}/{fold['n']}@{fold['seed']}"
+def _named(share: str | None, option: str) -> str:
+    return f"without {option}" if share is None else f"with {share}"

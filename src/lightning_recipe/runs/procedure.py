@@ -143,10 +143,34 @@ def train_all(
 
 
 def places_of(settings: Settings, jobs: int, script: Sequence[str]) -> pool.Places:
-    """Where the fits run: each on a GPU of its own, where there are several and a fit takes one."""
-    one = uses_one_device(settings["trainer"])
-    gpus = visible_gpus() if jobs > 1 and one is not False and _may_use_gpus(settings["trainer"]) else []
-    return pool.Places(script, jobs, gpus, warm=one is True or bool(gpus))
+    """Where the fits run: on GPUs of their own where there are several fits at once, else on all that a fit asks for.
+
+    Raises:
+        ValueError: If there are fewer GPUs than so many fits at once ask for, or they are named one by one.
+    """
+    trainer = settings["trainer"]
+    one = uses_one_device(trainer)
+    gpus = _gpus_for(trainer, jobs) if jobs > 1 and _may_use_gpus(trainer) else []
+    return pool.Places(script, jobs, gpus, warm=one is True or (one is None and bool(gpus)))
+
+
+def _gpus_for(trainer: Mapping[str, Any], jobs: int) -> list[str]:
+    """GPUs for each of several fits at once, as CUDA_VISIBLE_DEVICES has them; small fits may share one."""
+    devices, present = str(trainer.get("devices", "auto")), visible_gpus()
+    if devices in ("auto", "-1", "1", "[0]"):
+        return present
+    if not devices.isdecimal():
+        raise ValueError(
+            f"--jobs {jobs} gives each fit GPUs of its own, but --trainer.devices {devices} names them: give their "
+            "number, and choose among all with the environment variable CUDA_VISIBLE_DEVICES."
+        )
+    each, groups = int(devices), len(present) // int(devices)
+    if jobs > groups:
+        raise ValueError(
+            f"--jobs {jobs} with --trainer.devices {each} needs {jobs * each} GPUs, and there are {len(present)}: use "
+            f"--jobs {max(1, groups)}."
+        )
+    return [",".join(present[group * each : (group + 1) * each]) for group in range(groups)]
 
 
 def uses_one_device(trainer: Mapping[str, Any]) -> bool | None:

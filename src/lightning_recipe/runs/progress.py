@@ -1,5 +1,6 @@
 """How far a procedure is: bars on a terminal, a line now and then elsewhere."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -119,7 +120,8 @@ def progress_line(name: str, record: dict[str, Any]) -> str:
     if record["status"] == "measuring":
         return f"{name} is being measured{best_so_far(record)}"
     of = f" of {record['epochs']}" if (record.get("epochs") or 0) > 0 else ""
-    epoch = f" in epoch {record['epoch'] + 1}{of}" if "epoch" in record else " has begun"
+    number = min(record.get("epoch", 0) + 1, record["epochs"] if of else math.inf)  # after the last it is one more
+    epoch = f" in epoch {number}{of}" if "epoch" in record else " has begun"
     return f"{name}{epoch}{best_so_far(record)}"
 
 

@@ -104,7 +104,7 @@ def test_what_is_told_of_two_runs(documents: dict[str, Document], seen_page: Any
     assert "not seen" in text
     assert "Said of all runs alike: label-suspects." in text
     assert "soup" in text
-    assert "What was made of them" in text
+    assert "What came of them" in text
     assert "python scripts/train.py fit --config configs/digits.yaml --model.lr=1e-3" in text
     assert '<span title="model.init_args.lr">lr</span>' in page
     assert "lightning_recipe.models.ImageClassifier" in text
