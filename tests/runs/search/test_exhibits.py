@@ -28,8 +28,8 @@ SPACE = [
 
 @pytest.fixture
 def searched(plan: Make, opened: Open) -> Search:
-    """Twelve trials: one failed, one was pruned, and the rate alone decides, the greater the better."""
-    search = opened(plan(12, SPACE, mode="max"))
+    """Thirty trials: one failed, one was pruned, and the rate alone decides, the greater the better."""
+    search = opened(plan(30, SPACE, mode="max"))
     for number, fit in enumerate(search.fits()):
         assert fit is not None
         rate = search.standing.trials()[-1].params["model.init_args.lr"]
@@ -51,10 +51,10 @@ def test_exhibits_of_a_search(searched: Search) -> None:
     assert [axis.label for axis in slices.x_axes] == ["lr", "1 − momentum", "num_layers", "drop_rate", "optimizer"]
     assert [axis.scale for axis in slices.x_axes] == ["log", "log", "whole", "linear", "categories"]
     assert (slices.x_axes[0].low, slices.x_axes[0].high) == pytest.approx((1e-5, 1e-1))
-    assert [slices.ends.count(end) for end in ("finished", "stopped", "failed")] == [10, 1, 1]
+    assert [slices.ends.count(end) for end in ("finished", "stopped", "failed")] == [28, 1, 1]
     assert slices.better == "high"
     lines: Any = shown["search_parallel"].content
-    assert len(lines.lines) == 12
+    assert len(lines.lines) == 30
     assert lines.lines[3][-1] is None
     course: Any = shown["search_course"].content
     best = [value for value in course.curves[1].y if value is not None]
@@ -78,7 +78,7 @@ def test_the_end_says_what_was_found_and_where_to_widen(
     best = ending.end(searched.study, searched.standing, settings, Path("all"), ["train.py"])
     printed = capsys.readouterr().out
     assert f"val/loss {best.value:.4g} in trial_{best.number:04d}" in printed
-    assert "10 finished, 1 pruned, 1 failed of 12" in printed
+    assert "28 finished, 1 pruned, 1 failed of 30" in printed
     assert "No page compares the trials" in printed
     assert "python train.py fit --config all/best.yaml" in printed
     written = yaml.safe_load(Path("all/best.yaml").read_text())
