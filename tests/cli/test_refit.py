@@ -59,7 +59,7 @@ def test_both_strategies_train_on_all_data_and_are_not_made_again(run: Path, com
     command("refit", f"--run={run}")
     printed = capfd.readouterr().out
     assert (
-        f"restart: anew on 1,259 training and 359 validation examples for {step} optimiser steps, as many," in printed
+        f"restart: anew on 1,259 training and 359 validation examples for {step} optimiser steps, as many as" in printed
     )
     assert re.search(r"^Score +none: all validation examples were trained on", printed, re.MULTILINE)
     assert re.search(rf"^Trained +{step} steps on training and validation data$", printed, re.MULTILINE)

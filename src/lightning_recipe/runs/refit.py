@@ -170,10 +170,11 @@ def restart(settings: Settings, folder: Path, stopped: StoppingPoint, facts: Poo
     callback = {"class_path": f"{CALLBACKS}.StopAtStep", "init_args": {"step": step}}
     own = {"seed_everything": base_seed(settings), "all_data": "anew"}
     fit = make_fit({**settings, "trainer": trainer}, folder, "restart", own, [callback])
-    same = "as many, and as many examples seen," if match == "steps" else f"{more:.3g} times as many"
+    same = "as many" if match == "steps" else f"{more:.3g} times as many"
+    seen = "with batches as large, as many examples are seen" if match == "steps" else "each is seen as often"
     says = (
         f"restart: anew on {facts.training:,} training and {facts.validation:,} validation examples for {step:,} "
-        f"optimiser steps, {same} as the run had at its best ({told(stopped)})."
+        f"optimiser steps, {same} as the run had at its best ({told(stopped)}): {seen}."
     )
     return fit, says
 
