@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,18 +85,16 @@ def png_of(content: Content) -> bytes:
 
 
 def _figure(content: Content) -> Any:
-    if isinstance(content, Curves):
-        return _of_curves(content)
-    if isinstance(content, Panels):
-        return figure_of_panels(content)
-    if isinstance(content, Bars):
-        return _of_bars(content)
-    if isinstance(content, Matrix):
-        return figure_of_matrix(content)
-    if isinstance(content, Scatter):
-        return figure_of_scatter(content)
-    if isinstance(content, ParallelCoordinates):
-        return figure_of_parallel(content)
+    drawings: dict[type, Callable[[Any], Any]] = {
+        Curves: _of_curves,
+        Panels: figure_of_panels,
+        Bars: _of_bars,
+        Matrix: figure_of_matrix,
+        Scatter: figure_of_scatter,
+        ParallelCoordinates: figure_of_parallel,
+    }
+    if type(content) in drawings:
+        return drawings[type(content)](content)
     kind = "table" if isinstance(content, Listing) else "picture"
     raise ValueError(f"Expected something to draw, but got a {kind}: {type(content).__name__} is shown as it is.")
 

@@ -28,6 +28,9 @@ from lightning_rules.exhibit import (
 from lightning_rules.exhibit import End as Ending
 
 FEW = 4  # finished trials, below which nothing can be said about what matters; nor of as few as options
+# The share of trials that counts as good: with Optuna's 0.1, of 10 trials a single one, the option that decided came
+# first in 4 of 15 simulated searches of 10 trials and in 12 of 15 of 20; with 0.25 in 13 and in all.
+GOOD = 0.25
 STATES: Mapping[TrialState, Ending] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped"}
 
 
@@ -87,7 +90,7 @@ def _course(plan: Plan, trials: Sequence[FrozenTrial]) -> Exhibit:
         Curve("trial", numbers, [one.value if has_value(one) else None for one in trials], faint=True),
         Curve("best so far", numbers, [one.value if one is not None else None for one in best], "validation"),
     ]
-    content = Curves(curves, "trial", plan.objective.metric, log_y=_is_wide(trials))
+    content = Curves(curves, "trial", plan.objective.metric, log_y=_is_wide(plan, trials))
     caption = "Trials in their order; where the best so far has long been flat, more of the same help little."
     return Exhibit("search_course", Section.SEARCH, "Best so far", caption, content)
 
@@ -99,8 +102,8 @@ def _importance(plan: Plan, study: Study, trials: Sequence[FrozenTrial]) -> list
     names = {one.key: name for one, name in zip(plan.space, _names(plan), strict=True)}
     content = Bars([names.get(key, key) for key in found], list(found.values()), "share of the variance")
     caption = (
-        "How much each option by itself tells good trials from others (PED-ANOVA, Watanabe et al., 2023); of few "
-        "trials a rough guess."
+        "How much each option by itself tells the best quarter of the trials from the others (PED-ANOVA, Watanabe "
+        "et al., 2023); of few trials a rough guess."
     )
     return [Exhibit("search_importance", Section.SEARCH, "What matters", caption, content)]
 
@@ -119,7 +122,7 @@ def importances(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, float]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=GOOD))
         except (RuntimeError, ValueError, ZeroDivisionError):  # of some samples it has no variance to share out
             return {}
     return {name: float(share) for name, share in found.items() if math.isfinite(share)}
@@ -173,13 +176,14 @@ def _column(one: Dimension, trials: Sequence[FrozenTrial]) -> list[float | None]
 
 
 def _result_axis(plan: Plan, trials: Sequence[FrozenTrial]) -> Axis:
-    return Axis(plan.objective.metric, "log" if _is_wide(trials) else "linear")
+    return Axis(plan.objective.metric, "log" if _is_wide(plan, trials) else "linear")
 
 
-def _is_wide(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether the values span so much that only a logarithmic axis shows the good ones."""
+def _is_wide(plan: Plan, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether values of which the least is the best span so much that only a logarithmic axis shows the good ones."""
     values = [one.value for one in trials if one.value is not None and math.isfinite(one.value)]
-    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    is_min = plan.objective.mode == "min"
+    return is_min and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _better(plan: Plan) -> Any:
