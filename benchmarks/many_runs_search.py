@@ -44,21 +44,18 @@ def best_of(space: str, sampler: str, seed: int) -> float:
 def report(seeds: int) -> str:
     """The table."""
     lines = [
-        f"{origin('lightning-rules', 'optuna', 'torch')}; the best validation loss (nats) that a search finds on digits "
-        f"(SequenceClassifier, 3 epochs), mean of {seeds} seeds ± standard deviation; the difference with its 95% "
+        f"{origin('lightning-rules', 'optuna', 'torch')}; the best validation loss (nats) that a search finds on "
+        f"digits (SequenceClassifier, 3 epochs), mean of {seeds} seeds ± standard deviation; the difference with its 95% "
         "interval (paired by seed).\n",
         "| space | trials | random | grid | random - grid |",
         "| --- | --- | --- | --- | --- |",
     ]
     with quietly():
         for space in SPACES:
-            found = {
-                sampler: [best_of(space, sampler, seed) for seed in range(seeds)] for sampler in ("random", "grid")
-            }
-            difference = paired(found["random"], found["grid"], 1e-9)  # seeds are independent
+            each = {way: [best_of(space, way, seed) for seed in range(seeds)] for way in ("random", "grid")}
+            difference = paired(each["random"], each["grid"], 1e-9)  # seeds are independent
             low, high = difference.interval
-            told = [f"{statistics.mean(each):.3f} ± {statistics.stdev(each):.3f}" for each in found.values()]
-            lines.append(
-                f"| {space} | {TRIALS[space]} | {told[0]} | {told[1]} | {difference.mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
-            )
+            told = [f"{statistics.mean(one):.3f} ± {statistics.stdev(one):.3f}" for one in each.values()]
+            cells = [space, f"{TRIALS[space]}", *told, f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
