@@ -69,8 +69,8 @@ def report(splits: int) -> str:
 
     lines = [
         f"{origin('lightning-rules', 'lightning', 'torch')}; on the test set of {splits} splits, mean of each metric; "
-        "the difference to the model that stopped early with its 95% interval (corrected for overlapping splits: Nadeau "
-        "and Bengio 2003).\n",
+        "the difference to the model that stopped early with its 95% interval (corrected for overlapping splits: "
+        "Nadeau and Bengio 2003).\n",
         "| data | metric | stopped early | restart | difference | continue | difference |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
