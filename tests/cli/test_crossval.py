@@ -148,4 +148,9 @@ def test_what_cannot_be_cut_is_refused_before_any_training(error: Error) -> None
     said = error("crossval", "--against=nowhere", *SETTINGS)
     assert "There is no finished cross-validation in nowhere, for it has no crossval.json" in said
     assert "leave --ckpt_path out" in error("crossval", *SETTINGS, "--ckpt_path=last")
+    Path("in_time.csv").write_text("\n".join(["day,x,y", *(f"{day},{day % 7},{day % 2}" for day in range(90))]))
+    table = ["--model=TableClassifier", "--model.num_features=1", "--model.num_classes=2", "--data=TableDataModule"]
+    table += ["--data.path=in_time.csv", "--data.target=y", "--data.time=day"]
+    said = error("crossval", "--repeats=2", *table, *SHORT)
+    assert "cut alike whatever the seed, as data in time is, so that --repeats 2 would count the same folds" in said
     assert not Path("logs").exists()

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     other = crossval_scores.read(Path(options.against)) if options.against else None
     folder = Path(options.folder) if options.folder else default_folder(settings, NAME, "run")
     fits = make_folds(settings, options.folds, options.repeats, folder)
-    training_examples(fits[0].settings)  # refuses what cannot be cut
+    _check_cuts(fits, options.folds)
     script = procedure.script_words(NAME)
     waiting = procedure.waiting_fits(fits, sys.stderr if options.emit else sys.stdout)
     if options.emit:
@@ -105,6 +105,20 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{WHAT} needs data that can be cut, and these settings name none: add --data CLASS, a LightningDataModule "
             "with a method `setup_fold(k, n, seed)`."
+        )
+
+
+def _check_cuts(fits: Sequence[Fit], folds: int) -> None:
+    """Cut the data as the fits will; what it refuses, it refuses now.
+
+    Raises:
+        ValueError: If it cannot be cut so, or repeats would cut it alike.
+    """
+    first = training_examples(fits[0].settings).held_out
+    if len(fits) > folds and first is not None and first == training_examples(fits[folds].settings).held_out:
+        raise ValueError(
+            f"The data is cut alike whatever the seed, as data in time is, so that --repeats {len(fits) // folds} "
+            "would count the same folds again: leave --repeats out."
         )
 
 

@@ -27,6 +27,7 @@ class PoolFacts:
         training_labels: Their classes, where the data tells them by `labels("train")`.
         validation_labels: The same by `labels("val")`.
         class_names: Names of the classes, where the data tells them.
+        held_out: Which examples a fold holds out, where the data tells them.
     """
 
     training: int | None
@@ -34,6 +35,7 @@ class PoolFacts:
     training_labels: NDArray[np.int64] | None
     validation_labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]
+    held_out: tuple[int, ...] | None = None
 
 
 def training_examples(settings: Mapping[str, Any]) -> PoolFacts:
@@ -53,12 +55,14 @@ def training_examples(settings: Mapping[str, Any]) -> PoolFacts:
         use_share(settings, datamodule)
         datamodule.prepare_data()
         datamodule.setup("fit")
+        held_out = getattr(datamodule, "held_out", None)
         return PoolFacts(
             _count(datamodule, "train_dataloader"),
             _count(datamodule, "val_dataloader"),
             _labels(datamodule, "train"),
             _labels(datamodule, "val"),
             tuple(map(str, getattr(datamodule, "class_names", None) or ())),
+            None if held_out is None else tuple(int(one) for one in held_out),
         )
 
 
