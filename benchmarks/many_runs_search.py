@@ -3,6 +3,7 @@
 import contextlib
 import io
 import statistics
+import sys
 from pathlib import Path
 
 import yaml
@@ -10,8 +11,10 @@ from results import origin, quietly
 
 from lightning_recipe.cli import main
 from lightning_recipe.runs.manifest import Entry
+from lightning_recipe.runs.pool import as_command
 from lightning_recipe.runs.resampling import paired
 
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 SPACES = {
     "rate, decay, batch size": {
         "model.lr": {"log10": [-5, -1]},
@@ -32,8 +35,9 @@ def best_of(space: str, sampler: str, seed: int) -> float:
     folder = Path(f"{sampler}-{seed}-{len(SPACES[space])}")
     Path("space.yaml").write_text(yaml.safe_dump(SPACES[space]), encoding="utf-8")
     words = ["search", "--space=space.yaml", f"--trials={TRIALS[space]}", f"--sampler={sampler}", "--jobs=2"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        main([*words, f"--folder={folder}", f"--seed_everything={seed}", *FIT])
+    words += [f"--folder={folder}", f"--seed_everything={seed}", *FIT]
+    with as_command([sys.executable, str(SCRIPT)], words), contextlib.redirect_stdout(io.StringIO()):
+        main()
     records = [Entry(path).read() for path in sorted(folder.glob("trial_*.json"))]
     values = [record["best"]["value"] for record in records if record["status"] == "finished" and record["best"]]
     if len(values) < TRIALS[space] - 1:

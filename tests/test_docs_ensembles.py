@@ -42,7 +42,7 @@ def test_commands_run_one_after_the_other(
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=3",
         "--trainer.enable_progress_bar=false",
-        "--check_budget=0.1",
+        "--rules=none",
     )
     for command, subcommand in zip(commands, subcommands, strict=True):
         if subcommand == "validate":
