@@ -67,7 +67,7 @@ def test_points_of_a_sequence_fill_the_space() -> None:
 def test_points_of_a_grid_are_all_combinations() -> None:
     points = [tuple(grid_point(SPACE[:1] + SPACE[2:], 6, place).values()) for place in range(6)]
     assert {kind for _, kind in points} == {"sgd", "adamw"}
-    assert sorted({rate for rate, _ in points}) == pytest.approx([1e-5, 1e-3, 1e-1])
+    assert sorted({rate for rate, _ in points}) == pytest.approx([10 ** (-13 / 3), 1e-3, 10 ** (-5 / 3)])
     assert len(set(points)) == 6
     assert tuple(grid_point(SPACE[:1] + SPACE[2:], 6, 6).values()) == points[0]
 

@@ -128,9 +128,11 @@ def test_the_default_space_as_a_file_is_the_same_space(settings: dict[str, Any])
 
 def test_values_on_their_scales() -> None:
     momentum = Dimension("m", "one_minus_log10", -3, -1)
-    assert [momentum.value(drawn) for drawn in momentum.points(3)] == pytest.approx([0.999, 0.99, 0.9])
+    assert [momentum.value(drawn) for drawn in momentum.points(3)] == pytest.approx(
+        [1 - 10 ** (-8 / 3), 0.99, 1 - 10 ** (-4 / 3)]
+    ), "middles of thirds"
     assert momentum.key == "1 - m"
-    assert Dimension("n", "int", 2, 9).points(3) == [2, 6, 9]
+    assert Dimension("n", "int", 2, 9).points(3) == [3, 6, 8]
     assert Dimension("r", "log10", -5, -1).points(1) == pytest.approx([1e-3])
     betas = Dimension("b", "choice", choices=([0.9, 0.99], [0.9, 0.999]))
     assert betas.labels == ["[0.9, 0.99]", "[0.9, 0.999]"]

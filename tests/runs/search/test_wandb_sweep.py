@@ -37,7 +37,7 @@ def test_dimensions_have_distributions_of_wandb(plan: Make, settings: dict[str, 
     assert sweep["run_cap"] == 30
     rate, momentum, size, drop, kind = sweep["parameters"].values()
     assert rate == {"distribution": "log_uniform_values", "min": 1e-5, "max": 0.1}
-    assert momentum["values"][::4] == pytest.approx([0.999, 0.99, 0.9])
+    assert momentum["values"][::4] == pytest.approx([1 - 10 ** (-26 / 9), 0.99, 1 - 10 ** (-10 / 9)], rel=1e-5)
     assert size == {"distribution": "int_uniform", "min": 16, "max": 128}
     assert drop == {"distribution": "uniform", "min": 0.0, "max": 0.5}
     assert kind == {"values": ["sgd", "adamw"]}
@@ -98,8 +98,8 @@ def test_wandb_sweep_takes_it(plan: Make, settings: dict[str, Any], server: str)
 def test_a_grid_is_of_values(plan: Make, settings: dict[str, Any]) -> None:
     sweep = yaml.safe_load(as_sweep(plan(9, [SPACE[0], SPACE[2]], sampler="grid"), settings, SCRIPT, []))
     assert sweep["method"] == "grid"
-    assert sweep["parameters"]["data.init_args.batch_size"] == {"values": [16, 72, 128]}
-    assert sweep["parameters"]["model.init_args.lr"]["values"] == pytest.approx([1e-5, 1e-3, 1e-1])
+    assert sweep["parameters"]["data.init_args.batch_size"] == {"values": [34, 72, 110]}
+    assert sweep["parameters"]["model.init_args.lr"]["values"] == pytest.approx([10 ** (-13 / 3), 1e-3, 10 ** (-5 / 3)])
 
 
 def test_workers_get_the_same_command(tmp_path: Path) -> None:

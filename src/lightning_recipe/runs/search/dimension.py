@@ -104,16 +104,19 @@ class Dimension:
         return 10.0**inside if self.is_logarithmic else inside
 
     def points(self, number: int) -> list[Any]:
-        """So many values at equal distances on the scale, both ends included; one is the middle, choices are all.
+        """The middles of so many equal parts of the scale; choices are all.
+
+        The ends of a range are where the best is not expected to be: a coarse grid that begins and ends there wastes
+        most of its points.
 
         Args:
             number: At least 1; of whole numbers there may be fewer.
         """
         if self.kind == "choice":
             return list(self.labels)
-        shares = [place / (number - 1) for place in range(number)] if number > 1 else [0.5]
+        shares = [(place + 0.5) / number for place in range(number)]
         if self.kind == "int":
-            return sorted({round(self.low + share * (self.high - self.low)) for share in shares})
+            return sorted({round(self.low - 0.5 + share * (self.high - self.low + 1)) for share in shares})
         return [self.at(share) for share in shares]
 
     def narrowed(self, best: Any, given: "Dimension") -> "Dimension":
