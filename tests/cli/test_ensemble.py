@@ -132,8 +132,9 @@ def test_other_settings_and_damaged_members_are_refused(ensemble: Path, error: E
     assert ensemble.stat().st_mtime_ns == made
 
 
-def test_a_member_that_crashes_is_tried_again(command: Command, capfd: Capture) -> None:
-    command("ensemble", "--members=2", *SETTINGS, *crash(43, 1))
+@pytest.mark.parametrize("logger", ["CSVLogger", "false"])
+def test_a_member_that_crashes_is_tried_again(command: Command, capfd: Capture, logger: str) -> None:
+    command("ensemble", "--members=2", *SETTINGS, *crash(43, 1), f"--trainer.logger={logger}", "--folder", str(FOLDER))
     captured = capfd.readouterr()
     assert "member_1 failed after" in captured.err
     assert "RuntimeError: the disk is on fire; see logs/ensemble-seeds/member_1/output.log" in captured.err

@@ -52,7 +52,7 @@ def train_here(fits: Sequence[Fit], retries: int, script: Sequence[str], run: Ca
 
 
 def _attempt(fit: Fit, run: Callable[[], Any]) -> None:
-    fit.entry.forget()
+    _forget_attempts(fit)
     try:
         run()
     except Exception as error:
@@ -212,8 +212,7 @@ def _start(fit: Fit, attempt: int, places: Places, slot: int) -> _Running:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // places.jobs)))
     if places.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = places.gpus[slot % len(places.gpus)]
-    fit.entry.forget()
-    fit.stop_file.unlink(missing_ok=True)
+    _forget_attempts(fit)
     fit.log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{fit.name} starts{_again(attempt)}; it prints to {summary.shown_path(fit.log)}", flush=True)
     started = time.perf_counter()
@@ -225,6 +224,13 @@ def _start(fit: Fit, attempt: int, places: Places, slot: int) -> _Running:
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
     return _Running(fit, process, attempt, slot, started)
+
+
+def _forget_attempts(fit: Fit) -> None:
+    """Remove what an attempt that has failed would leave in the way of the next."""
+    fit.entry.forget()
+    fit.stop_file.unlink(missing_ok=True)
+    (fit.folder / fit.name / "config.yaml").unlink(missing_ok=True)  # Lightning refuses to overwrite it
 
 
 def _has_ended(one: _Running) -> bool:
