@@ -34,7 +34,7 @@ def launch_line(config: Path) -> tuple[dict[str, str], list[str]]:
     words = shlex.split(head(config)["Launch"])
     start = words.index("python")
     assert words[start + 1] == "scripts/train.py"
-    limits = [f"--trainer.{name}={value}" for name, value in LIMITS.items()]
+    limits = [*(f"--trainer.{name}={value}" for name, value in LIMITS.items()), "--check_budget=1"]
     return dict(word.split("=", 1) for word in words[:start]), [*words[start + 2 :], *limits]
 
 

@@ -24,7 +24,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
 {% if cookiecutter.data == 'image-folder' %}
-    """What makes a run small: images of two classes made here, no fetched weights, one CPU process."""
+    """What makes a run small: images of two classes made here, no fetched weights, one CPU process, quick checks."""
     for name, brightness in {"dark": 0, "bright": 255}.items():
         folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
@@ -33,13 +33,13 @@ def options(tmp_path: Path) -> list[str]:
             Image.blend(noise, Image.new("L", noise.size, brightness), 0.5).save(folder / f"{number}.png")
     data = ["--data.root", str(tmp_path / "images"), "--data.num_workers", "0", "--data.batch_size", "4"]
     model = ["--model.num_classes", "2", "--model.pretrained", "false", "--data.normalise_for", "null"]
-    return [*data, *model, "--trainer.accelerator", "cpu"]
+    return [*data, *model, "--trainer.accelerator", "cpu", "--check_budget", "1"]
 {% elif cookiecutter.task == 'sequence-classification' %}
-    """What makes a run small: one CPU process."""
-    return ["--trainer.accelerator", "cpu"]
+    """What makes a run small: one CPU process, a second for the checks before it."""
+    return ["--trainer.accelerator", "cpu", "--check_budget", "1"]
 {% else %}
-    """What makes a run small: no fetched weights, one CPU process."""
-    return ["--model.pretrained", "false", "--trainer.accelerator", "cpu"]
+    """What makes a run small: no fetched weights, one CPU process, quick checks."""
+    return ["--model.pretrained", "false", "--trainer.accelerator", "cpu", "--check_budget", "1"]
 {% endif %}
 
 
