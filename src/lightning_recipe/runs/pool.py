@@ -23,7 +23,7 @@ from lightning_recipe.runs.fit_record import reason_of
 from lightning_recipe.runs.progress import Display, best_so_far
 from lightning_recipe.runs.warm_start import WarmProcess, can_start_warm, start_warm
 
-LOOK = 0.2  # seconds between two looks at the running processes
+LOOK = 0.05  # seconds between two looks at the running processes
 ENDED = ("finished", "stopped", "failed")
 
 
@@ -134,7 +134,7 @@ def train_apart(
         places: Where they run.
         total: How many there will be, for the display.
         ended: Called with each fit that has come to its end: finished, stopped, or failed for good.
-        look: Called a few times a second with the fits that run.
+        look: Called many times a second with the fits that run.
     """
     queue, running = _Queue(fits), list[_Running]()
     with _sigterm_interrupts(), Display(total, places.jobs) as display:
