@@ -30,6 +30,7 @@ from lightning_recipe import (
     summary,
 )
 from lightning_recipe.runs import procedures
+from lightning_recipe.runs.fit import as_list
 from lightning_recipe.runs.fit_record import FitRecord
 from lightning_recipe.runs.pool import as_command
 from lightning_recipe.runs.procedure import CommandLine
@@ -70,6 +71,8 @@ class RecipeCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
         self.record = summary.RunRecord()
+        given = sys.argv[1:] if args is None else args
+        self._asked = given[0] if isinstance(given, list) and given and given[0] in self.subcommands() else None
         super().__init__(
             trainer_class=RecipeTrainer,
             seed_everything_default=42,
@@ -90,6 +93,12 @@ class RecipeCLI(LightningCLI):
         """Lightning's and ours, with the arguments that are filled in rather than asked for."""
         ours = ("check", "lr-find", "distill")
         return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in ours}}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Give arguments to the subcommand that is asked for alone: those of all take a second."""
+        if self._asked in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options beyond LightningCLI's; every subcommand has them, so that one YAML serves all."""
@@ -128,7 +137,7 @@ class RecipeCLI(LightningCLI):
             )
         trainer = self._option("trainer")
         preconditions.check_devices(trainer.get("accelerator"), trainer.get("devices"))
-        loggers = _as_list(trainer.get("logger"))
+        loggers = as_list(trainer.get("logger"))
         preconditions.check_logger_packages(one.class_path for one in loggers if hasattr(one, "class_path"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -136,7 +145,7 @@ class RecipeCLI(LightningCLI):
 
         The rules are there for every subcommand: a checkpoint of a run with them holds their state.
         """
-        callbacks = _as_list(self._get(self.config_init, "trainer").get("callbacks"))
+        callbacks = as_list(self._get(self.config_init, "trainer").get("callbacks"))
         if self._option("rules") == "recommended":
             callbacks = [*self._rules(callbacks), *callbacks]
         return super().instantiate_trainer(**{"callbacks": [*callbacks, self.record], **kwargs})
@@ -213,16 +222,15 @@ class RecipeCLI(LightningCLI):
 
     def _tell(self, what: str, metrics: Mapping[str, float]) -> None:
         """Put what was measured into the record of a fit that is one of several."""
-        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
-        for one in callbacks:
+        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(one, FitRecord):
                 one.tell(what, metrics)
 
     def after_test(self) -> None:
         """Print accuracy and baseline after a test on one device (several would count examples twice)."""
         if self.trainer.world_size == 1:
-            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-            print("\n" + summary.table(summary.test_rows([metrics], self.record.tested, self.datamodule)))
+            metrics = [{name: float(value) for name, value in self.trainer.callback_metrics.items()}]
+            print("\n" + summary.table(summary.test_rows(metrics, self.record.tested, self.datamodule)))
 
     def _option(self, name: str) -> Any:
         return self._get(self.config, name)  # wherever the subcommand has put it
@@ -260,8 +268,7 @@ def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
 def main(args: ArgsType = None) -> RecipeCLI | None:
     """Run the command line; a wrong setting ends it with one line on stderr and status 2.
 
-    Only exceptions that are messages to the person at the command line are shortened so
-    (`errors.message_in` says which); bugs and what a user's own training code raises keep their traceback.
+    Only messages to the person at the command line (`errors.message_in`) are shortened so; bugs keep their traceback.
 
     Args:
         args: Arguments as on the command line (a list), or as a dict or Namespace; None reads `sys.argv`.
@@ -291,10 +298,3 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
             raise
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _as_list(value: Any) -> list[Any]:
-    """What YAML may give as one thing, a list of them, or nothing."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
