@@ -70,7 +70,7 @@ def test_what_gives_no_curve_is_refused_before_anything_is_written(error: Error)
     assert "--sizes 4000 was given, but of 1259 training examples the smallest part that has 2 of each" in many
     assert "expected a whole number of at least 2, but got '1'" in said("--metric=val/loss", "--repeats=1")
     part = said("--metric=val/loss", "--fold=1/5")
-    assert part == "error: A learning curve gives each fit its own part of the training data: leave --fold 1/5 out."
+    assert part == "error: A learning curve gives each fit its own share of the data: leave --fold 1/5 out."
     assert "these settings keep none" in said("--metric=val/loss", "--trainer.fast_dev_run=true")
     alone = error("learning-curve", "--metric=val/accuracy", "--model=Separable", "--data=Many")
     assert "needs training and validation data whose examples can be counted" in alone

@@ -69,8 +69,10 @@ def test_what_is_refused_before_anything_is_trained(
         "error: The space names the option model.learning_rate, which does not exist: did you mean model.lr?"
     )
     assert "There is no file none.yaml to read the space from" in error("search", "--space=none.yaml", *SETTINGS)
-    assert "these settings name none: add a ModelCheckpoint" in error("search", *MODEL, *DATA, *SHORT)
-    assert "--metric val/accuracy is the best at its least or" in error("search", *SETTINGS, "--metric=val/accuracy")
+    assert "No checkpoint of these settings is kept by a metric: name" in error("search", *MODEL, *DATA, *SHORT)
+    assert "Whether high or low is good is not known of val/luck: add" in error(
+        "search", *SETTINGS, "--metric=val/luck"
+    )
     assert "expected a whole number of at least 1, but got '0'" in error("search", *SETTINGS, "--trials=0")
     assert "invalid choice: 'luck'" in error("search", *SETTINGS, "--sampler=luck")
     assert "a grid of 4 or more wastes trials" in error("search", *SETTINGS, "--sampler=grid")

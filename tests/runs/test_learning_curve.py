@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_recipe.runs.fit import Fit, Settings
-from lightning_recipe.runs.judged_by import Judge, judged_by
+from lightning_recipe.runs.judged_by import Judge
 from lightning_recipe.runs.learning_curve import longer, make_fits, sizes_of, smallest
 from lightning_recipe.runs.learning_curve_report import report
 from lightning_rules.exhibit import Curves
@@ -57,23 +57,6 @@ def test_a_length_that_is_known_is_left_alone() -> None:
     by_steps = longer(settings(max_epochs=-1, max_steps=100), 4)["trainer"]
     assert (by_steps["max_epochs"], by_steps["max_steps"], by_steps["check_val_every_n_epoch"]) == (-1, 100, 4)
     assert longer(settings(min_epochs=2), 4)["trainer"]["min_epochs"] == 8
-
-
-def test_fits_are_judged_by_the_metric_of_their_checkpoints_or_the_one_named() -> None:
-    keeper = {"class_path": "lightning_rules.GitTagCheckpoint", "init_args": {"monitor": "val/x", "mode": "max"}}
-    given = settings(callbacks=[{"class_path": "a.B"}, keeper])
-    changed, judge = judged_by(given, None, None)
-    assert (changed, judge) == (given, Judge("val/x", "max"))
-    changed, judge = judged_by(given, "val/loss", None)
-    assert judge == Judge("val/loss", "min")
-    assert changed["trainer"]["callbacks"][1]["init_args"] == {"monitor": "val/loss", "mode": "min"}
-    assert keeper["init_args"]["monitor"] == "val/x", "what was given stays as it is"
-    changed, judge = judged_by(settings(), "val/luck", "max")
-    (added,) = changed["trainer"]["callbacks"]
-    assert added["init_args"] == {"monitor": "val/luck", "mode": "max"}
-    assert judge.error(0.75) == 0.25
-    assert (judge.is_share, ACCURACY.is_share, Judge("val/loss", "min").is_share) == (False, True, False)
-    assert (ACCURACY.label, Judge("val/loss", "min").label) == ("1 - val/accuracy", "val/loss")
 
 
 def finished(errors: dict[int, list[float | None]], training: float | None = 0.001) -> list[Fit]:

@@ -9,6 +9,8 @@ from lightning_recipe.runs.fit_record import reason_of
 from lightning_rules.exhibit import Exhibit
 
 PAGE = "report.html"
+RUNS = 200  # that a page compares
+NAMED = 5
 
 
 def write_page(
@@ -20,11 +22,12 @@ def write_page(
 ) -> Path | None:
     """Write `report.html` into the folder of a procedure; return where the page is, None where there is none.
 
-    Fits without a report are told of and left out. Whatever goes wrong is one line of warning: the results are there.
+    Fits without a report are told of and left out, and of more than 200 the last. Whatever goes wrong is one line of
+    warning: the results are there.
 
     Args:
         folder: The folder of the procedure.
-        fits: Those to be shown.
+        fits: Those to be shown, the most important first.
         exhibits: What the procedure shows of them.
         says: What it says of them, in sentences.
         headline: What came of it, in one sentence; by default the page says which fit is the best.
@@ -49,8 +52,10 @@ def _write(
         print(f"No page compares the fits: {_have(without)} no report (made with --report none or --rules none).")
         return None
     if without:
-        print(f"warning: left out of the page is what has no report: {', '.join(without)}.", file=sys.stderr)
-    found = find_runs(reports, lambda said: print(f"warning: {said}", file=sys.stderr))
+        print(f"warning: left out of the page is what has no report: {_named(without)}.", file=sys.stderr)
+    if len(reports) > RUNS:
+        says = [*says, f"Of {len(reports):,} fits the first {RUNS} are compared as runs."]
+    found = find_runs(reports[:RUNS], lambda said: print(f"warning: {said}", file=sys.stderr))
     write_comparison(found, folder / PAGE, folder.name, exhibits, says, headline)
     return folder / PAGE
 
@@ -64,4 +69,9 @@ def newest_report(fit: Fit) -> Path | None:
 
 
 def _have(names: Sequence[str]) -> str:
-    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'}"
+    return f"{_named(names)} {'has' if len(names) == 1 else 'have'}"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])

@@ -18,7 +18,6 @@ from lightning_recipe.runs.resampling import Resampled
 NAME = "crossval"
 WHAT = "A cross-validation"
 KEEP = "lightning_recipe.runs.held_out_predictions.HeldOutPredictions"
-OWN = ("held_out", "fold", "subset", "all_data", "bootstrap")  # what a fit could train on besides
 
 
 def run(arguments: Sequence[str], command_line: CommandLine) -> None:
@@ -96,11 +95,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         ValueError: If there are such.
     """
     procedure.refuse_what_fits_cannot_have(settings, WHAT)
-    given = [name for name in OWN if settings.get(name) is not None]
-    if given:
-        raise ValueError(
-            f"{WHAT} gives each fit its own share of the data: leave --{given[0]} {settings[given[0]]} out."
-        )
+    procedure.refuse_shares(settings, WHAT)
     if not settings.get("data"):
         raise ValueError(
             f"{WHAT} needs data that can be cut, and these settings name none: add --data CLASS, a LightningDataModule "

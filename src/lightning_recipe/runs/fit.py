@@ -14,6 +14,8 @@ from lightning_recipe.whole_file import whole_file
 Settings = dict[str, Any]
 
 RECORD = "lightning_recipe.runs.fit_record.FitRecord"
+# Options of `fit` that say what share of the data it gets.
+SHARES = ("fold", "held_out", "subset", "all_data", "bootstrap")
 # Loggers whose folder is `save_dir/name/version`.
 FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 

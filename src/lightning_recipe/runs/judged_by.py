@@ -1,6 +1,7 @@
 """By which metric the fits of a procedure are judged: that of their checkpoints, or one that is named."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,16 @@ class Judge:
     def label(self) -> str:
         """What an error by it is called."""
         return f"1 - {self.metric}" if self.mode == "max" else self.metric
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether a value beats another, or is the first."""
+        return than is None or (value < than if self.mode == "min" else value > than)
+
+    def value_of(self, record: Mapping[str, Any]) -> float | None:
+        """The best value that the record of a fit tells of; None where there is no finite one."""
+        best = record.get("best") or {}
+        value = best.get("value") if best.get("name") == self.metric else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     def error(self, value: float) -> float:
         """What a value leaves to the best there is: 1 less a metric to be maximised; the value itself otherwise."""
@@ -72,5 +83,8 @@ def judged_by(settings: Settings, metric: str | None, mode: Literal["min", "max"
 
 
 def is_keeper(callback: Any) -> bool:
-    """Whether the settings of a callback are those of one that keeps checkpoints."""
-    return isinstance(callback, Mapping) and str(callback.get("class_path", "")).endswith("Checkpoint")
+    """Whether the settings of a callback are those of one that keeps checkpoints by their number or a metric."""
+    if not isinstance(callback, Mapping):
+        return False
+    name = str(callback.get("class_path", "")).rpartition(".")[2]
+    return "Checkpoint" in name and name != "OnExceptionCheckpoint"

@@ -20,7 +20,6 @@ from lightning_recipe.runs.procedure import CommandLine
 NAME = "learning-curve"
 SMALLEST = 32  # the first subset is about this part of the training data
 EACH = 2  # examples of each class, at least
-OWN = ("fold", "held_out", "subset", "all_data", "bootstrap")
 
 
 def run(arguments: Sequence[str], command_line: CommandLine) -> None:
@@ -69,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=number(2), default=3, metavar="N", help="fits of each size, of other examples (default: 3)"
     )
-    parser.add_argument("--metric", metavar="NAME", help="what fits are judged by (default: that of their checkpoints)")
-    parser.add_argument("--mode", choices=("min", "max"), help="whether low or high is good, where that is not known")
+    procedure.add_metric_options(parser)
     parser.add_argument(
         "--match",
         choices=("examples", "passes"),
@@ -88,12 +86,7 @@ def check(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If there are such.
     """
-    for name in OWN:
-        if settings.get(name) is not None:
-            raise ValueError(
-                f"A learning curve gives each fit its own part of the training data: leave --{name} {settings[name]} "
-                "out."
-            )
+    procedure.refuse_shares(settings, "A learning curve")
     procedure.refuse_what_fits_cannot_have(settings, "A learning curve")
 
 

@@ -125,8 +125,8 @@ def report(folder: Path, fits: Sequence[Fit], judge: Judge, validation: int | No
 def point_of(fit: Fit, judge: Judge) -> Point | None:
     """What a finished fit says; None, and a warning, where it has no score."""
     record = fit.entry.read()
-    best = record.get("best") or {}
-    if best.get("name") != judge.metric:
+    value = judge.value_of(record)
+    if value is None:
         print(f"warning: left out is {fit.name}, which has logged no finite {judge.metric}.", file=sys.stderr)
         return None
     training = record.get("training", {}).get(judge.metric)
@@ -134,7 +134,7 @@ def point_of(fit: Fit, judge: Judge) -> Point | None:
         fit=fit.name,
         examples=int(fit.settings["subset"].partition("@")[0]),
         seed=fit.settings["seed_everything"],
-        error=judge.error(best["value"]),
+        error=judge.error(value),
         training=None if training is None or not math.isfinite(training) else judge.error(training),
         step=record["step"],
         seconds=record["seconds"],
@@ -179,7 +179,7 @@ def numbers(curve: LearningCurve) -> dict[str, Any]:
         "gain_of_doubling": {"value": gain, "interval": (low, high)},
     }
     made["answers"] = [
-        {**{name: _finite(value) for name, value in asdict(one).items()}} for one in answers(law, curve.judge.is_share)
+        {name: _finite(value) for name, value in asdict(one).items()} for one in answers(law, curve.judge.is_share)
     ]
     return made
 

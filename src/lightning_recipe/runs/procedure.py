@@ -13,7 +13,7 @@ import torch
 
 from lightning_recipe import summary
 from lightning_recipe.runs import emit, pool
-from lightning_recipe.runs.fit import Fit, Settings
+from lightning_recipe.runs.fit import SHARES, Fit, Settings
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def add_options(parser: argparse.ArgumentParser, emits: Sequence[str] = ("comman
     parser.add_argument("--emit", choices=emits, help="print the fits for other machines that share the folder")
 
 
+def add_metric_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the metric by which fits are judged; see `judged_by`."""
+    parser.add_argument("--metric", metavar="NAME", help="what fits are judged by (default: that of their checkpoints)")
+    parser.add_argument("--mode", choices=("min", "max"), help="whether low or high is good, where that is not known")
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """A type of argparse: whole numbers from `least`."""
 
@@ -90,6 +96,21 @@ def refuse_what_fits_cannot_have(settings: Mapping[str, Any], what: str) -> None
             f"{what} is made of checkpoints, and these settings keep none: leave out fast_dev_run and "
             "enable_checkpointing: false."
         )
+
+
+def refuse_shares(settings: Mapping[str, Any], what: str) -> None:
+    """Refuse settings that say what share of the data a fit gets, where the procedure says it.
+
+    Args:
+        settings: All settings of `fit` as the user gave them.
+        what: The procedure, at the beginning of a sentence: "A cross-validation".
+
+    Raises:
+        ValueError: If they do.
+    """
+    for name in SHARES:
+        if settings.get(name) is not None:
+            raise ValueError(f"{what} gives each fit its own share of the data: leave --{name} {settings[name]} out.")
 
 
 def waiting_fits(fits: Sequence[Fit], out: TextIO) -> list[Fit]:

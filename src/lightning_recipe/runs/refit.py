@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning_recipe import summary
 from lightning_recipe.runs import pool, procedure
-from lightning_recipe.runs.fit import RECORD, Fit, Settings, as_list, base_seed, default_folder, make_fit
+from lightning_recipe.runs.fit import RECORD, SHARES, Fit, Settings, as_list, base_seed, default_folder, make_fit
+from lightning_recipe.runs.judged_by import KEEPER, is_keeper
 from lightning_recipe.runs.losses_at_best import LossesAtBest, losses_at_best
 from lightning_recipe.runs.pool_facts import PoolFacts, training_examples
 from lightning_recipe.runs.procedure import CommandLine
@@ -23,9 +24,7 @@ EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 OF_KEEPERS = ("dirpath", "policy", "require_clean", "margin", "on_error", "save_weights_only", "verbose")
 LAST: Settings = {"monitor": None, "save_top_k": 1, "save_on_train_epoch_end": True, "filename": "refitted-{step}"}
 LAST |= {"auto_insert_metric_name": False}
-KEEPER = "lightning.pytorch.callbacks.ModelCheckpoint"
 ENDLESS = 1_000_000_000
-PARTS = ("fold", "held_out", "subset", "all_data", "bootstrap")
 # Rules for which validation examples have to be new, and why they are left out.
 OF_NEW_EXAMPLES = ("no-leak", "bias-variance", "prediction-dynamics", "worst-errors", "selective-prediction")
 TRAINED_ON = "the validation examples are trained on: their loss is an aim of training and no score"
@@ -110,7 +109,7 @@ def check(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If it was trained on a part of its data, or keeps no checkpoints.
     """
-    for name in PARTS:
+    for name in SHARES:
         if settings.get(name) is not None:
             raise ValueError(
                 f"The run has the option --{name} {settings[name]}, by which it was trained on data of its own: refit "
@@ -246,7 +245,7 @@ def without_metrics(trainer: Mapping[str, Any]) -> list[Any]:
     has_keeper = False
     for one in as_list(trainer.get("callbacks")):
         path, options = one["class_path"], one.get("init_args") or {}
-        if path.endswith("Checkpoint"):
+        if is_keeper(one):
             if not has_keeper:
                 own = {name: options[name] for name in OF_KEEPERS if options.get(name) is not None}
                 kept.append({"class_path": path, "init_args": {**own, **LAST}})

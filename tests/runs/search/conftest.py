@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lightning_recipe.runs import pool
+from lightning_recipe.runs.judged_by import Judge
 from lightning_recipe.runs.search.dimension import Dimension
-from lightning_recipe.runs.search.objective import Objective
 from lightning_recipe.runs.search.plan import Plan
 from lightning_recipe.runs.search.samplers import make_pruner, make_sampler
 from lightning_recipe.runs.search.search import Search
@@ -43,7 +43,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 # `fit --config all/trial_0000.yaml`: the loss is least at a rate of 1e-3, too high a rate uses all memory; while
-# there is a file `slow` it does not go on, and with a file `patient` it lets others look at each epoch.
+# there is a file `slow` it does not go on (and says so by a file `.waits`), and with a file `patient` it lets others
+# look at each epoch.
 SCRIPT = """
 import json, math, os, socket, sys, time
 from pathlib import Path
@@ -69,6 +70,7 @@ if rate > 0.05:
     os.kill(os.getpid(), 9)
 for epoch in range(1, 5):
     while config.with_name("slow").exists():
+        config.with_suffix(".waits").touch()
         time.sleep(0.02)
     history.append([10 * epoch, (math.log10(rate) + 3) ** 2 + 1 / epoch])
     record("running")
@@ -99,7 +101,7 @@ def plan() -> Callable[..., Plan]:
 
     def make(trials: int = 4, space: Sequence[Dimension] = (), mode: Any = "min", **options: Any) -> Plan:
         rate = Dimension("model.init_args.lr", "log10", -5, -2)
-        return Plan(tuple(space) or (rate,), Objective("val/loss", mode), trials, **options)
+        return Plan(tuple(space) or (rate,), Judge("val/loss", mode), trials, **options)
 
     return make
 

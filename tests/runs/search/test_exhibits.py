@@ -79,7 +79,7 @@ def test_the_end_says_what_was_found_and_where_to_widen(
     printed = capsys.readouterr().out
     assert f"val/loss {best.value:.4g} in trial_{best.number:04d}" in printed
     assert "28 finished, 1 pruned, 1 failed of 30" in printed
-    assert "No page compares the trials" in printed
+    assert "No page compares the fits: trial_" in printed
     assert "python train.py fit --config all/best.yaml" in printed
     written = yaml.safe_load(Path("all/best.yaml").read_text())
     assert written["model"]["init_args"]["lr"] == best.params["model.init_args.lr"]

@@ -1,12 +1,10 @@
-"""Rounds and grids, and the number that trials are compared by."""
+"""Rounds and grids."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from lightning_recipe.runs.search.dimension import Dimension
-from lightning_recipe.runs.search.objective import Objective, keeping_by, objective_of
 from lightning_recipe.runs.search.plan import Plan, grid_shape
 
 Make = Callable[..., Plan]
@@ -42,27 +40,3 @@ def test_grids_that_are_refused(plan: Make) -> None:
     with pytest.raises(ValueError, match=r"needs at least 8 trials a round .* but there are 7: give more --trials"):
         plan(7, [RATE, UNITS, KIND], sampler="grid")
     assert plan(7, [RATE, KIND], sampler="grid").total == 6
-
-
-def test_the_objective_is_what_the_best_checkpoint_is_kept_by(settings: dict[str, Any]) -> None:
-    assert objective_of(settings, None, None) == Objective("val/loss", "min")
-    assert objective_of(settings, "val/accuracy", "max") == Objective("val/accuracy", "max")
-    with pytest.raises(ValueError, match=r"--metric val/accuracy is the best at its least or at its greatest"):
-        objective_of(settings, "val/accuracy", None)
-    kept = keeping_by(settings, Objective("val/accuracy", "max"))["trainer"]["callbacks"]
-    assert kept == [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/accuracy", "mode": "max"}}]
-    settings["trainer"]["callbacks"] = None
-    with pytest.raises(ValueError, match=r"these settings name none: add a ModelCheckpoint with a monitor"):
-        objective_of(settings, None, None)
-    (added,) = keeping_by(settings, Objective("val/loss", "min"))["trainer"]["callbacks"]
-    assert added["init_args"] == {"monitor": "val/loss", "mode": "min"}
-
-
-def test_values_of_records() -> None:
-    loss = Objective("val/loss", "min")
-    assert loss.value_of({"best": {"name": "val/loss", "value": 0.5}}) == 0.5
-    assert loss.value_of({"best": None}) is None
-    assert loss.value_of({"best": {"name": "val/accuracy", "value": 0.5}}) is None
-    assert loss.is_better(1.0, None)
-    assert loss.is_better(1.0, 2.0)
-    assert not Objective("a", "max").is_better(1.0, 2.0)

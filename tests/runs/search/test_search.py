@@ -122,14 +122,14 @@ import json, sys
 from pathlib import Path
 from lightning_recipe.runs import pool
 from lightning_recipe.runs.search.dimension import Dimension
-from lightning_recipe.runs.search.objective import Objective
+from lightning_recipe.runs.judged_by import Judge
 from lightning_recipe.runs.search.plan import Plan
 from lightning_recipe.runs.search.samplers import make_pruner, make_sampler
 from lightning_recipe.runs.search.search import Search
 from lightning_recipe.runs.search.standing import Standing
 from lightning_recipe.runs.search.storage import open_storage, open_study
 where, trials, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-plan = Plan((Dimension("model.init_args.lr", "log10", -5, -2),), Objective("val/loss", "min"), trials)
+plan = Plan((Dimension("model.init_args.lr", "log10", -5, -2),), Judge("val/loss", "min"), trials)
 storage = open_storage(where)
 standing = Standing(storage, "all", plan)
 study = open_study(storage, "all", plan.describe(settings), where, make_sampler(plan, standing), make_pruner("none", 4))
@@ -156,8 +156,8 @@ def test_after_kill_9_nothing_is_lost_but_the_running_trials(
     until(Entry(Path("all/trial_0000.json")).path.exists)
     until(lambda: Entry(Path("all/trial_0000.json")).read()["status"] == "finished")
     Path("all/slow").touch()
-    until(lambda: len(list(Path("all").glob("*.lock"))) == 2)
-    running = {path.stem for path in Path("all").glob("*.lock")}
+    until(lambda: len(list(Path("all").glob("*.waits"))) == 2)
+    running = {path.stem for path in Path("all").glob("*.waits")}
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     Path("all/slow").unlink()

@@ -89,7 +89,7 @@ def test_a_study_of_something_else_is_refused(
         ValueError, match=r"searches something else \(space.model.init_args.lr.log10 was \[-5, -2\] and"
     ):
         opened(plan(space=[Dimension("model.init_args.lr", "log10", -4, -1)]), where)
-    with pytest.raises(ValueError, match=r"\(direction was min and is max\): choose another --folder or --study"):
+    with pytest.raises(ValueError, match=r"\(mode was min and is max\): choose another --folder or --study"):
         opened(plan(mode="max"), where)
     with pytest.raises(ValueError, match=r"\(seed was 0 and is 1\)"):
         opened(plan(seed=1), where)

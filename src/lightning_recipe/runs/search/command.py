@@ -9,9 +9,9 @@ from typing import Any
 from lightning_recipe import summary
 from lightning_recipe.runs import procedure
 from lightning_recipe.runs.fit import Settings, base_seed, default_folder
+from lightning_recipe.runs.judged_by import judged_by
 from lightning_recipe.runs.procedure import CommandLine
 from lightning_recipe.runs.search import default_space, workers
-from lightning_recipe.runs.search.objective import keeping_by, objective_of
 from lightning_recipe.runs.search.plan import PRUNERS, SAMPLERS, Plan
 from lightning_recipe.runs.search.space import read_space, short
 from lightning_recipe.runs.search.wandb_sweep import as_sweep
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
         print(default_space.printed(space, settings))
         return
     procedure.refuse_what_fits_cannot_have(settings, "A search")
-    objective = objective_of(settings, options.metric, options.direction)
+    settings, objective = judged_by(settings, options.metric, options.mode)
     seed = base_seed(settings)
     plan = Plan(tuple(space), objective, options.trials, options.rounds, seed, options.sampler, options.pruner)
     folder = Path(options.folder) if options.folder else default_folder(settings, NAME, "fit")
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
         return
     if importlib.util.find_spec("optuna") is None:
         raise ImportError("search needs Optuna, which is not installed: `pip install 'lightning-rules[train]'`.")
-    _search(options, plan, keeping_by(settings, objective), folder, where, script)
+    _search(options, plan, settings, folder, where, script)
 
 
 def _search(
@@ -107,8 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="after each Nth of the trials the ranges are halved around the best (default: 1)",
     )
-    parser.add_argument("--metric", help="what trials are compared by (default: what the best checkpoint is kept by)")
-    parser.add_argument("--direction", choices=("min", "max"), help="which of its values is the best")
+    procedure.add_metric_options(parser)
     parser.add_argument(
         "--storage",
         help="where the study is kept: the path of a journal or the URL of a database (default: a journal "

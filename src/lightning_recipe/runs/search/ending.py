@@ -12,6 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_recipe import summary
+from lightning_recipe.runs.closing_page import write_page
+from lightning_recipe.runs.fit import Fit
 from lightning_recipe.runs.fit_record import reason_of
 from lightning_recipe.runs.search.exhibits import exhibits_of
 from lightning_recipe.runs.search.plan import Plan
@@ -20,8 +22,7 @@ from lightning_recipe.runs.search.space import changed, short
 from lightning_recipe.runs.search.standing import Standing, best_of, has_value, values_of
 from lightning_recipe.whole_file import whole_file
 
-BEST, PAGE = "best.yaml", "report.html"
-RUNS = 200  # that a page compares
+BEST = "best.yaml"
 
 
 def end(
@@ -84,12 +85,8 @@ def edges(plan: Plan, best: FrozenTrial) -> list[str]:
         if side is not None:
             end_, name = (one.low if side == "low" else one.high), short(one.name)
             where = f"its best, {shown(one.value(best.params[one.key]))}, is at an end of {one.spelled()}"
-            said.append(f"{name}: {where}: search beyond {_told(end_)} too (Goodfellow et al., 2016, 11.4.3).")
+            said.append(f"{name}: {where}: search beyond {end_:g} too (Goodfellow et al., 2016, 11.4.3).")
     return said
-
-
-def _told(end_: float) -> str:
-    return f"{end_:g}"
 
 
 def _tally(trials: Sequence[FrozenTrial], total: int) -> str:
@@ -116,31 +113,13 @@ def _nothing(plan: Plan, trials: Sequence[FrozenTrial]) -> str:
 def _write_page(
     folder: Path, plan: Plan, study: Study, trials: Sequence[FrozenTrial], says: Sequence[str]
 ) -> Path | None:
-    """The page; whatever goes wrong with it is one line of warning, for the search is done."""
-    try:
-        return _page(folder, plan, study, trials, says)
-    except Exception as error:
-        print(f"warning: the page of the search could not be made ({reason_of(error)}).", file=sys.stderr)
-        return None
-
-
-def _page(folder: Path, plan: Plan, study: Study, trials: Sequence[FrozenTrial], says: Sequence[str]) -> Path | None:
-    from lightning_rules.report.command import write_comparison
-    from lightning_rules.report.find_runs import below, find_runs
-
+    """The page; whatever goes wrong with its figures is one line of warning, for the search is done."""
     sign = 1.0 if plan.objective.mode == "min" else -1.0
     order = sorted(trials, key=lambda one: (one.value is None, sign * (one.value or 0.0)))
-    newest = [
-        max(found, key=lambda path: path.stat().st_mtime_ns)
-        for one in order
-        if (found := list(below(folder / name_of(one.number))))
-    ]
-    if len(newest) < 2:
-        print("No page compares the trials: fewer than two have a report (made with --report none or --rules none).")
-        return None
-    runs = find_runs(newest[:RUNS], lambda said: print(f"warning: {said}", file=sys.stderr))
-    ended = [one for one in trials if one.state.is_finished()]
-    left_out = [f"Of {len(newest)} trials the best {RUNS} are compared as runs."] if len(newest) > RUNS else []
-    exhibits = exhibits_of(plan, study, ended)
-    write_comparison(runs, folder / PAGE, folder.name, exhibits, [_tally(trials, plan.total) + ".", *says, *left_out])
-    return folder / PAGE
+    fits = [Fit(folder, name_of(one.number), {}) for one in order]
+    try:
+        exhibits = exhibits_of(plan, study, [one for one in trials if one.state.is_finished()])
+    except Exception as error:
+        print(f"warning: the figures of the search could not be made ({reason_of(error)}).", file=sys.stderr)
+        exhibits = []
+    return write_page(folder, fits, exhibits, [_tally(trials, plan.total) + ".", *says])

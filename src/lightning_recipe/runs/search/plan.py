@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_recipe.runs.judged_by import Judge
 from lightning_recipe.runs.search.dimension import Dimension
-from lightning_recipe.runs.search.objective import Objective
 from lightning_recipe.runs.search.space import told
 
 SAMPLERS = ("random", "tpe", "qmc", "cmaes", "gp", "grid")
@@ -34,7 +34,7 @@ class Plan:
     """
 
     space: tuple[Dimension, ...]
-    objective: Objective
+    objective: Judge
     trials: int
     rounds: int = 1
     seed: int = 0
@@ -86,7 +86,7 @@ class Plan:
         return {
             "space": told(self.space),
             "metric": self.objective.metric,
-            "direction": self.objective.mode,
+            "mode": self.objective.mode,
             "seed": self.seed,
             "rounds": self.rounds,
             "trials": self.trials if self.rounds > 1 or self.sampler == "grid" else None,

@@ -161,7 +161,7 @@ def open_study(
         OSError: If the storage does not answer.
     """
     told = json.loads(json.dumps(told, default=str))
-    direction: Any = "minimize" if told["direction"] == "min" else "maximize"
+    direction: Any = "minimize" if told["mode"] == "min" else "maximize"
     try:
         study = optuna.create_study(
             storage=storage, sampler=sampler, pruner=pruner, study_name=name, direction=direction, load_if_exists=True

@@ -37,7 +37,7 @@ def as_sweep(plan: Plan, settings: Mapping[str, Any], script: Sequence[str], res
         comments.append("# W&B has no rounds: narrow the ranges by hand.")
     sweep: dict[str, Any] = {
         "method": METHODS[plan.sampler],
-        "metric": {"name": plan.objective.metric, "goal": plan.objective.direction},
+        "metric": {"name": plan.objective.metric, "goal": "minimize" if plan.objective.mode == "min" else "maximize"},
         "run_cap": plan.total,
         "parameters": _parameters(plan),
         "command": ["${env}", "python", *script[1:], "fit", *rest, *_logger(settings), "${args}"],
