@@ -80,13 +80,12 @@ class Examples(LabelledDataModule):
     """Standardised examples, few to train and to validate on, many to test on, so that differences can be seen."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, split_seed: int) -> None:
-        super().__init__()
+        super().__init__(batch_size=32, num_workers=0)
         self.x, self.y, self.split_seed = x, y, split_seed
         self.class_names = [str(label) for label in np.unique(y)]
-        self.parts: dict[str, TensorDataset] = {}
 
     def setup(self, stage: str) -> None:
-        if self.parts:
+        if self.datasets:
             return
         parts = stratified_split(self.y, {"val": VALIDATED, "test": TESTED}, self.split_seed)
         train = self.x[parts["train"]]
@@ -98,16 +97,16 @@ class Examples(LabelledDataModule):
             kept, out = self.fold.split(self.y[parts["train"]])
             parts["train"], parts["val"] = parts["train"][kept], parts["train"][out]
         y = torch.as_tensor(self.y)
-        self.parts = {name: TensorDataset(x[part], y[part]) for name, part in parts.items()}
+        self.datasets = {name: TensorDataset(x[part], y[part]) for name, part in parts.items()}
 
     def train_dataloader(self) -> Any:
-        return DataLoader(self.parts["train"], batch_size=32, shuffle=True, drop_last=True)
+        return DataLoader(self.datasets["train"], batch_size=self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> Any:
-        return DataLoader(self.parts["val"], batch_size=256)
+        return DataLoader(self.datasets["val"], batch_size=256)
 
     def test_dataloader(self) -> Any:
-        return DataLoader(self.parts["test"], batch_size=256)
+        return DataLoader(self.datasets["test"], batch_size=256)
 
 
 def digits(split_seed: int) -> Examples:

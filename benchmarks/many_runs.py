@@ -117,8 +117,8 @@ def report_time(rounds: int) -> str:
     least = {name: min(each) for name, each in seconds.items()}
     loop = least[next(iter(WAYS))]
     lines = [
-        f"{origin('lightning-rules', 'lightning', 'torch')}; {FOLDS} folds of {TRIALS} trials on digits, least of "
-        f"{rounds} rounds.\n",
+        f"{origin('lightning-rules', 'lightning', 'torch')}; {FOLDS} folds of {TRIALS} trials on digits, "
+        + (f"the least of {rounds} rounds.\n" if rounds > 1 else "one round.\n"),
         "| way | seconds | of the loop | memory at its highest |",
         "| --- | --- | --- | --- |",
     ]

@@ -9,6 +9,77 @@ from lightning.pytorch.cli import LightningArgumentParser
 # Options of `check` that are given without a value, and such as may be given several times.
 _SWITCHES = ("--capacity", "--json")
 _REPEATABLE = ("--only", "--skip")
+# Options beyond LightningCLI's: name, type, default, help.
+_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    (
+        "rules",
+        Literal["recommended", "none"],
+        "recommended",
+        "Which rules are added to the callbacks of the config.",
+    ),
+    (
+        "ignore_rules",
+        dict[str, str],
+        {},
+        'Rules to ignore, each with its reason, which is reported: {"loss-at-init": "custom loss"}.',
+    ),
+    (
+        "check_budget",
+        float | None,
+        10.0,
+        "Seconds that the checks before the first step of a fit may take together; null for no limit.",
+    ),
+    (
+        "report",
+        Literal["html", "json", "none"],
+        "html",
+        "What a fit writes about itself: a page and the file it is drawn from, the file alone, or neither.",
+    ),
+    (
+        "test_after_fit",
+        bool,
+        False,
+        "Whether fit ends with a test of the best checkpoint and a summary.",
+    ),
+    (
+        "measure_training",
+        bool,
+        False,
+        "Whether fit ends by measuring the best checkpoint on the examples that it was trained on.",
+    ),
+    (
+        "fold",
+        str | None,
+        None,
+        "K/N: fit trains on all but part K of N (from 1) of its training data and validates on that part; K/N@SEED "
+        "cuts them with another seed than 0.",
+    ),
+    (
+        "held_out",
+        str | None,
+        None,
+        "K/N: part K of N of training and validation data together is tested and predicted; of the rest a part is "
+        "validated on, the others are trained on; K/N@SEED as for --fold.",
+    ),
+    (
+        "subset",
+        str | None,
+        None,
+        "COUNT or COUNT@SEED: fit trains on so many of its training examples, each class in proportion.",
+    ),
+    (
+        "all_data",
+        Literal["anew", "kept"] | None,
+        None,
+        "Fit trains on training and validation data together, with statistics fitted anew or kept as they were.",
+    ),
+    (
+        "bootstrap",
+        int | None,
+        None,
+        "Seed: fit trains on a sample of its training data, as many drawn with replacement as there are.",
+    ),
+)
 
 
 class Parser(LightningArgumentParser):
@@ -28,74 +99,8 @@ class Parser(LightningArgumentParser):
 
 def add_options(parser: LightningArgumentParser) -> None:
     """Add the options beyond LightningCLI's."""
-    parser.add_argument(
-        "--rules",
-        type=Literal["recommended", "none"],
-        default="recommended",
-        help="Which rules are added to the callbacks of the config.",
-    )
-    parser.add_argument(
-        "--ignore_rules",
-        type=dict[str, str],
-        default={},
-        help='Rules to ignore, each with its reason, which is reported: {"loss-at-init": "custom loss"}.',
-    )
-    parser.add_argument(
-        "--check_budget",
-        type=float | None,
-        default=10.0,
-        help="Seconds that the checks before the first step of a fit may take together; null for no limit.",
-    )
-    parser.add_argument(
-        "--report",
-        type=Literal["html", "json", "none"],
-        default="html",
-        help="What a fit writes about itself: a page and the file it is drawn from, the file alone, or neither.",
-    )
-    parser.add_argument(
-        "--test_after_fit",
-        type=bool,
-        default=False,
-        help="Whether fit ends with a test of the best checkpoint and a summary.",
-    )
-    parser.add_argument(
-        "--measure_training",
-        type=bool,
-        default=False,
-        help="Whether fit ends by measuring the best checkpoint on the examples that it was trained on.",
-    )
-    parser.add_argument(
-        "--fold",
-        type=str | None,
-        default=None,
-        help="K/N: fit trains on all but part K of N (from 1) of its training data and validates on that part; "
-        "K/N@SEED cuts them with another seed than 0.",
-    )
-    parser.add_argument(
-        "--held_out",
-        type=str | None,
-        default=None,
-        help="K/N: part K of N of training and validation data together is tested and predicted; of the rest a part is "
-        "validated on, the others are trained on; K/N@SEED as for --fold.",
-    )
-    parser.add_argument(
-        "--subset",
-        type=str | None,
-        default=None,
-        help="COUNT or COUNT@SEED: fit trains on so many of its training examples, each class in proportion.",
-    )
-    parser.add_argument(
-        "--all_data",
-        type=Literal["anew", "kept"] | None,
-        default=None,
-        help="Fit trains on training and validation data together, with statistics fitted anew or kept as they were.",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int | None,
-        default=None,
-        help="Seed: fit trains on a sample of its training data, as many drawn with replacement as there are.",
-    )
+    for name, type_, default, text in _OPTIONS:
+        parser.add_argument(f"--{name}", type=type_, default=default, help=text)
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:

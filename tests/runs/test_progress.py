@@ -52,15 +52,18 @@ def fit_with(record: dict[str, Any], folder: Path, name: str) -> Fit:
     return fit
 
 
-def test_bars_on_a_terminal(tmp_path: Path) -> None:
+def test_bars_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, color_system=None)
     fits = [fit_with(RUNNING, tmp_path, "fold_1"), fit_with({"status": "running"}, tmp_path, "fold_2")]
     with Display(4, 2, console) as display:
         display.ended(20.0)
         display.show([(fits[0], 10.0), (fits[1], 1.0)])
-        display.show([(fits[1], 2.0)])
         assert display._bars is not None
+        display.show([(fits[1], 2.0)])
+        assert len(display._bars.tasks) == 3, "records are not read at each turn"
+        monkeypatch.setattr(progress, "LOOK", 0.0)
+        display.show([(fits[1], 2.0)])
         assert [task.description for task in display._bars.tasks] == ["all", "fold_2"], "what has ended goes"
         display._bars.refresh()
     text = shown.getvalue()

@@ -30,6 +30,17 @@ CURVES = 12  # metrics that are overlaid
 RATE = "learning_rate/0.0"  # of the first optimiser's first group
 LETTERS = 300_000  # of all commands
 DASHES = ("none", "6 3", "2 2", "9 2 2 2")  # as in the figures
+SECTIONS = {
+    "more": "What came of them",
+    "settings": "What was set differently",
+    "runs": "Runs",
+    "groups": "Configurations",
+    "curves": "Curves",
+    "findings": "What the rules say",
+    "metrics": "Metrics",
+    "reproduction": "Reproduction",
+    "how-to-read": "How to read this page",
+}
 SIGNS_OF = {
     "error": SIGNS[Severity.ERROR],
     "warning": SIGNS[Severity.WARNING],
@@ -140,16 +151,14 @@ def _values(
     updated = max((one.document.updated for one in comparison.runs), default="")
     frame = frame_of_page.frame(title, "Comparison of runs", updated)
     there = {
-        "more": ("What came of them", bool(more) or is_said),
-        "settings": ("What was set differently", True),
-        "runs": ("Runs", True),
-        "groups": ("Configurations", bool(groups)),
-        "curves": ("Curves", bool(drawn)),
-        "findings": ("What the rules say", grid is not None or bool(alike)),
-        "metrics": ("Metrics", bool(metrics.rows) and bool(metrics.columns)),
-        "reproduction": ("Reproduction", bool(commands)),
-        "how-to-read": ("How to read this page", True),
+        "more": bool(more) or is_said,
+        "groups": bool(groups),
+        "curves": bool(drawn),
+        "findings": grid is not None or bool(alike),
+        "metrics": bool(metrics.rows) and bool(metrics.columns),
+        "reproduction": bool(commands),
     }
+    sections = {anchor: name for anchor, name in SECTIONS.items() if there.get(anchor, True)}
     return {
         "comparison": comparison,
         "metric": shortened(comparison.metric, NAME),
@@ -170,8 +179,8 @@ def _values(
         "metrics": metrics,
         "commands": commands,
         "has_faint": any(one.is_faint for one in looks_of(len(comparison.runs))),
-        "links": [(anchor, name) for anchor, (name, is_there) in there.items() if is_there],
-        "is_there": {anchor: is_there for anchor, (_, is_there) in there.items()},
+        "links": list(sections.items()),
+        "is_there": {anchor: anchor in sections for anchor in SECTIONS},
         **frame,
         "css": frame["css"] + Markup(frame_of_page.own("compare.css")),
     }

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.labelled import LabelledDataModule
-from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.normalisation import Normalisation
 from lightning_recipe.data.splits import split
 
@@ -60,13 +59,11 @@ class DigitsDataModule(LabelledDataModule):
         num_workers: int = 0,
         split_seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, num_workers)
         if form not in ("images", "rows"):
             raise ValueError(f"form={form!r} was given, but digits come as images or rows: choose one of them.")
         self.form = form
         self.image_size = image_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.split_seed = split_seed
         self.class_names = [str(digit) for digit in range(self.num_classes)]
 
@@ -91,26 +88,3 @@ class DigitsDataModule(LabelledDataModule):
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels [N] of a split, after `setup`."""
         return np.asarray(self.datasets[split].targets, dtype=np.int64)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the shuffled training examples."""
-        return training_loader(
-            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation examples in order."""
-        return self._in_order("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test examples in order."""
-        return self._in_order("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the test examples in order, for the CSV of predictions."""
-        return self._in_order("test")
-
-    def _in_order(self, split: Split) -> DataLoader[Any]:
-        return evaluation_loader(
-            self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )

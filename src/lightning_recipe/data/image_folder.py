@@ -1,12 +1,11 @@
 """Images in one folder a class."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lightning_recipe.data import normalisation
@@ -20,7 +19,6 @@ from lightning_recipe.data.image_files import (
     known_label,
 )
 from lightning_recipe.data.labelled import LabelledDataModule
-from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.shares import Given
 from lightning_recipe.data.splits import split
 
@@ -72,13 +70,11 @@ class ImageFolderDataModule(LabelledDataModule):
         predict_folder: str | None = None,
         group_pattern: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, num_workers)
         if group_pattern is not None:
             check_pattern(group_pattern)
         self.root = Path(root)
         self.image_size = image_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.augment = augment
@@ -155,29 +151,6 @@ class ImageFolderDataModule(LabelledDataModule):
 
     def _to_tensor(self) -> list[v2.Transform]:
         return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()]
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the shuffled training images."""
-        return training_loader(
-            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation images in order."""
-        return self._in_order("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test images in order."""
-        return self._in_order("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the images of `predict_folder`, else the test images, in order."""
-        return self._in_order("predict" if "predict" in self.datasets else "test")
-
-    def _in_order(self, split: str) -> DataLoader[Any]:
-        return evaluation_loader(
-            self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )
 
 
 def _chosen(listed: Listed, part: NDArray[np.int64]) -> Listed:

@@ -1,4 +1,4 @@
-"""What our LightningDataModules have in common: shares, and checkpoints that say what inputs and outputs mean."""
+"""What our LightningDataModules have in common: shares, loaders, and checkpoints that say what is in and out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.folds import Fold
+from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.normalisation import Normalisation
 from lightning_recipe.data.shares import AllShare, FoldShare, Given, Share, Statistics, SubsetShare
 
@@ -22,8 +24,13 @@ class LabelledDataModule(L.LightningDataModule):
     """A LightningDataModule of labelled examples, of which a fit may get a share.
 
     A subclass sets `class_names` and `normalisation` in its `setup`, and takes from `_given` which examples are trained
-    on, validated, tested and predicted, and on which means and the like are fitted. What it says of itself is saved in
-    each checkpoint, and compared when one is loaded.
+    on, validated, tested and predicted, and on which means and the like are fitted; and puts a data set for each of
+    `train`, `val` and `test` into `datasets`, and where it has other examples to predict, one for `predict`. What it
+    says of itself is saved in each checkpoint, and compared when one is loaded.
+
+    Args:
+        batch_size: Examples a batch and process, at least 1.
+        num_workers: Worker processes for loading; 0 loads in the main process.
 
     Attributes:
         class_names: Names of the classes in the order of the model's outputs.
@@ -32,10 +39,13 @@ class LabelledDataModule(L.LightningDataModule):
         held_out: Indices of the examples that a fold holds out, in the order in which the data set is read, sorted;
             None before `setup` and without a fold.
         pool_size: Number of examples for training and validation together, as configured; 0 before `setup`.
+        datasets: The examples of each part that this run gets; empty before `setup`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int, num_workers: int) -> None:
         super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
         self.class_names: list[str] = []
         self.normalisation: Normalisation | None = None
         self.share: Share | None = None
@@ -108,6 +118,29 @@ class LabelledDataModule(L.LightningDataModule):
         given = Given(parts, parts["train"]) if self.share is None else self.share.given(parts, examples)
         self.held_out, self.pool_size = given.held_out, len(parts["train"]) + len(parts["val"])
         return given
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the shuffled training examples."""
+        return training_loader(
+            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation examples in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test examples in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the examples to predict in order: those given for it, else the test examples."""
+        return self._in_order("predict" if "predict" in self.datasets else "test")
+
+    def _in_order(self, part: str) -> DataLoader[Any]:
+        return evaluation_loader(
+            self.datasets[part], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a model of this data expects and answers, in plain values."""

@@ -7,12 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from lightning_recipe.data.csv_file import Columns, as_numbers, as_times, read_columns
 from lightning_recipe.data.examples import Examples
 from lightning_recipe.data.labelled import LabelledDataModule
-from lightning_recipe.data.loaders import evaluation_loader, training_loader
 from lightning_recipe.data.splits import split
 from lightning_recipe.data.table_features import table_features
 
@@ -63,7 +62,7 @@ class TableDataModule(LabelledDataModule):
         test_fraction: float = 0.2,
         split_seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, num_workers)
         if group is not None and time is not None:
             raise ValueError(
                 f"group={group!r} and time={time!r} were given, but a cut in time may go through a group: choose one."
@@ -76,8 +75,6 @@ class TableDataModule(LabelledDataModule):
         self.time = time
         self.leave_out = list(leave_out)
         self.delimiter = delimiter
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.feature_names: list[str] = []
@@ -146,29 +143,6 @@ class TableDataModule(LabelledDataModule):
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels [N] of a split, after `setup`."""
         return np.asarray(self.datasets[split].tensors[1], dtype=np.int64)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the shuffled training rows."""
-        return training_loader(
-            self.datasets["train"], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation rows in order."""
-        return self._in_order("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test rows in order."""
-        return self._in_order("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the test rows in order, for the CSV of predictions."""
-        return self._in_order("test")
-
-    def _in_order(self, split: Split) -> DataLoader[Any]:
-        return evaluation_loader(
-            self.datasets[split], self.trainer, batch_size=self.batch_size, num_workers=self.num_workers
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a model of this data expects and answers, in plain values."""

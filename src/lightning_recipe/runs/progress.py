@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from lightning_recipe import summary
 from lightning_recipe.runs.fit import Fit
 
-# Seconds between two lines, where there is no terminal.
-TELL = 30.0
+# Seconds between two lines, where there is no terminal, and between two looks at the records for bars.
+TELL, LOOK = 30.0, 0.5
 
 
 class Display:
@@ -31,7 +31,7 @@ class Display:
         self._bars = _bars(self._console) if self._console.is_terminal else None
         self._rows: dict[str, TaskID] = {}
         self._all = self._bars.add_task("all", total=total, told="") if self._bars is not None else None
-        self._told = time.monotonic()
+        self._told = time.monotonic() if self._bars is None else 0.0
 
     def __enter__(self) -> "Display":
         if self._bars is not None:
@@ -52,27 +52,31 @@ class Display:
         Args:
             running: Each with the seconds since its start.
         """
-        if self._bars is None:
-            if running and time.monotonic() - self._told > TELL:
-                self._told = time.monotonic()
-                lines = [progress_line(fit.name, fit.entry.read()) for fit, _ in running]
-                print("  " + "; ".join([*lines, *self._left(running)]), flush=True)
+        if time.monotonic() - self._told < (TELL if self._bars is None else LOOK):
             return
+        self._told = time.monotonic()
+        records = {fit.name: fit.entry.read() for fit, _ in running}
+        spent = [(seconds, share_done(records[fit.name])) for fit, seconds in running]
+        left = self._left(spent)
+        if self._bars is not None:
+            self._show_bars(self._bars, records, left)
+        elif running:
+            print("  " + "; ".join([*map(progress_line, records, records.values()), *left]), flush=True)
+
+    def _show_bars(self, bars: Progress, records: Mapping[str, dict[str, Any]], left: Sequence[str]) -> None:
         assert self._all is not None
-        for name in set(self._rows) - {fit.name for fit, _ in running}:
-            self._bars.remove_task(self._rows.pop(name))
-        for fit, _ in running:
-            record = fit.entry.read()
-            if fit.name not in self._rows:
-                self._rows[fit.name] = self._bars.add_task(fit.name, total=1.0, told="")
+        for name in set(self._rows) - set(records):
+            bars.remove_task(self._rows.pop(name))
+        for name, record in records.items():
+            if name not in self._rows:
+                self._rows[name] = bars.add_task(name, total=1.0, told="")
             told = progress_line("", record).strip()
-            self._bars.update(self._rows[fit.name], completed=share_done(record) or 0.0, told=told)
+            bars.update(self._rows[name], completed=share_done(record) or 0.0, told=told)
         done = len(self.durations)
         told = f"{done:,}" + (f" of {self.total:,} fits" if self.total is not None else " fits")
-        self._bars.update(self._all, completed=done, told=", ".join([told, *self._left(running)]))
+        bars.update(self._all, completed=done, told=", ".join([told, *left]))
 
-    def _left(self, running: Sequence[tuple[Fit, float]]) -> list[str]:
-        spent = [(seconds, share_done(fit.entry.read())) for fit, seconds in running]
+    def _left(self, spent: Sequence[tuple[float, float | None]]) -> list[str]:
         seconds = seconds_left(self.durations, spent, self.total, self.jobs)
         return [] if seconds is None else [f"about {summary.duration(seconds)} left"]
 
