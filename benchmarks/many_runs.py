@@ -1,28 +1,28 @@
 """What procedures of many fits cost, and what they bring.
 
-    python benchmarks/many_runs.py time                print a table: 5 folds of 8 trials on digits, 40 fits
+    python benchmarks/many_runs.py time                print a table: a search of 8 trials of 5 folds, 40 fits
     python benchmarks/many_runs.py search              random search beside a grid at the same number of trials
     python benchmarks/many_runs.py refit               both strategies of `refit` beside the model that stopped early
     python benchmarks/many_runs.py time --record       also write it to benchmarks/RESULTS.md
 
 `time`: the same 40 fits (a recurrent network, 5 epochs, a checkpoint, a test) by a `for` loop over `Trainer.fit` in one
-process; by a shell loop with a process for each fit; by the pool of `crossval` and `search` with one and with two jobs.
+process; by a shell loop with a process for each fit; by `search --folds 5` with one and with two jobs.
 Each way is a process of its own, timed from its start to its end, and they take turns. Memory is the proportional set
 size (shared pages count once) of the process and all below it, at its highest.
 """
 
 import argparse
 import contextlib
+import importlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import many_runs_refit
-import many_runs_search
 from results import origin, record
 
 FOLDS, TRIALS, EPOCHS = 5, 8, 5
@@ -33,6 +33,7 @@ HEADINGS = {
     "search": "Random search and grid",
     "refit": "Retraining on all data",
 }
+ROUNDS = {"time": 2, "search": 10, "refit": 20}
 
 
 def one_fit(trial: int, fold: int) -> None:
@@ -70,35 +71,35 @@ def by_processes() -> None:
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def by_pool(jobs: int, *more: str) -> None:
-    """The fits of eight cross-validations in one pool, as ordinary fits of the command line."""
-    from lightning_recipe.cli import settings_of
-    from lightning_recipe.runs.crossval import make_folds
-    from lightning_recipe.runs.procedure import train_all, waiting_fits
-
-    model = ["--model=SequenceClassifier", "--model.input_size=8", "--model.num_classes=10", "--model.hidden_size=64"]
-    words = ["fit", *model, "--model.bidirectional=true", "--data=DigitsDataModule", "--data.form=rows", *more]
+def by_search(jobs: int, *more: str) -> None:
+    """`search` at the command line, which tries the same eight rates, each on the five folds."""
+    Path("space.yaml").write_text(f"model.lr: {{choice: {RATES}}}\n", encoding="utf-8")
+    words = ["search", "--space=space.yaml", f"--folds={FOLDS}", f"--trials={TRIALS}", "--sampler=grid"]
+    words += [
+        f"--jobs={jobs}",
+        "--folder=search",
+        "--seed_everything=42",
+        "--model=SequenceClassifier",
+        "--model.input_size=8",
+    ]
+    words += ["--model.num_classes=10", "--model.hidden_size=64", "--model.bidirectional=true"]
+    words += ["--data=DigitsDataModule", "--data.form=rows", *more]
     words += ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/accuracy"]
     words += ["--trainer.callbacks.mode=max", f"--trainer.max_epochs={EPOCHS}", "--trainer.accelerator=cpu"]
     words += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    fits = []
-    for trial, rate in enumerate(RATES):
-        settings = settings_of([*words, f"--model.lr={rate}"])
-        fits += make_folds(settings, FOLDS, 1, Path(f"logs/trial_{trial}"))
-    options = argparse.Namespace(jobs=jobs, retries=0)
-    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
-    train_all(waiting_fits(fits, sys.stdout), options, script, settings)
-    failed = [fit.name for fit in fits if fit.entry.read()["status"] != "finished"]
-    if failed:
-        raise RuntimeError(f"{len(failed)} fits have failed, {failed[0]} first.")
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "train.py"), *words], check=True)
+    records = [json.loads(path.read_text()) for path in Path("search").glob("trial_*_fold_*.json")]
+    finished = sum(one["status"] == "finished" for one in records)
+    if finished != FOLDS * TRIALS:
+        raise RuntimeError(f"{finished} of {FOLDS * TRIALS} fits are finished.")
 
 
-WAYS: dict[str, Any] = {
+WAYS: dict[str, Callable[[], None]] = {
     "a `for` loop in one process": by_loop,
     "a process for each fit, one after the other": by_processes,
-    "the pool, 1 job": lambda: by_pool(1, "--rules=none"),
-    "the pool, 2 jobs": lambda: by_pool(2, "--rules=none"),
-    "the pool, 2 jobs, all recommended rules and 40 report cards": lambda: by_pool(2),
+    "`search --folds 5`, 1 job": lambda: by_search(1, "--rules=none"),
+    "`search --folds 5`, 2 jobs": lambda: by_search(2, "--rules=none"),
+    "`search --folds 5`, 2 jobs, all recommended rules and 40 report cards": lambda: by_search(2),
 }
 
 
@@ -169,9 +170,8 @@ def main() -> None:
         _, *numbers = options.way.split(":")
         one_fit(*map(int, numbers)) if options.way.startswith("fit:") else WAYS[options.way]()
         return
-    parts = {"time": (report_time, 2), "search": (many_runs_search.report, 10), "refit": (many_runs_refit.report, 20)}
-    report, rounds = parts[options.part]
-    text = report(options.rounds or rounds)
+    report = report_time if options.part == "time" else importlib.import_module(f"many_runs_{options.part}").report
+    text = report(options.rounds or ROUNDS[options.part])
     print(text)
     if options.record:
         record(HEADINGS[options.part], text)

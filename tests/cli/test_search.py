@@ -60,6 +60,23 @@ def test_a_search_from_end_to_end(command: Command, repository: Path, capfd: Cap
     assert re.search(r"^Trials +3 finished of 3$", again, re.MULTILINE)
 
 
+@pytest.mark.slow(seconds=25)
+def test_trials_on_folds_are_judged_as_a_cross_validation_judges(
+    command: Command, repository: Path, capfd: Capture
+) -> None:
+    Path("train.py").write_text((repository / "scripts" / "train.py").read_text())
+    Path("space.yaml").write_text("model.lr: {log10: [-3, -1]}\n")
+    command("search", "--trials=2", "--folds=3", "--jobs=2", "--space=space.yaml", *SETTINGS)
+    printed = capfd.readouterr().out
+    assert re.search(r"^Trials +2, each on 3 folds, by random, for the least test/loss$", printed, re.MULTILINE)
+    best = re.search(r"^Best +test/loss ([\d.]+) in trial_\d{4}, the mean of 3 folds$", printed, re.MULTILINE)
+    assert best is not None
+    assert "<h1>fit-search: 6 runs</h1>" in (FOLDER / "report.html").read_text(encoding="utf-8")
+    command("crossval", "--folds=3", "--jobs=2", "--metric=test/loss", "--config", str(FOLDER / "best.yaml"))
+    (mean,) = re.findall(r"^test/loss +([\d.]+), 95% interval", capfd.readouterr().out, re.MULTILINE)
+    assert mean == best.group(1)
+
+
 def test_what_is_refused_before_anything_is_trained(
     error: Error, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +93,14 @@ def test_what_is_refused_before_anything_is_trained(
     assert "expected a whole number of at least 1, but got '0'" in error("search", *SETTINGS, "--trials=0")
     assert "invalid choice: 'luck'" in error("search", *SETTINGS, "--sampler=luck")
     assert "a grid of 4 or more wastes trials" in error("search", *SETTINGS, "--sampler=grid")
+    folds = ["search", *SETTINGS, "--folds=3"]
+    assert "expected a whole number of at least 2, but got '1'" in error(*folds, "--folds=1")
+    assert "A search on folds gives each fit its own share of the data: leave --subset 99 out" in error(
+        *folds, "--subset=99"
+    )
+    assert "too few for 300 folds: ask for 160 folds or fewer" in error(*folds, "--folds=300")
+    assert "and epoch_loss does not tell which that is: name a metric" in error(*folds, "--metric=epoch_loss")
+    assert "A run of a W&B sweep is one fit: leave --folds out" in error(*folds, "--emit=wandb")
     assert "leave --ckpt_path out" in error("search", *SETTINGS, "--ckpt_path=last")
     assert "--memberz" in error("search", *SETTINGS, "--memberz=3")
     assert not Path("logs").exists()

@@ -121,13 +121,14 @@ def scored(fits: Sequence[Fit], folds: int, metric: str | None) -> CrossValidati
     )
     best = records[0].get("best") or {}
     shared = set.intersection(*(set(one.scores) for one in splits))
-    chosen = metric or _counterpart(best.get("name") or "", sorted(shared))
+    meant = counterpart(best.get("name") or "")
+    chosen = metric or meant or (next(iter(shared)) if len(shared) == 1 else None)
     if chosen not in shared:
         logged = ", ".join(sorted(shared)) or "nothing that all of them have"
         given = f"--metric {metric} was given" if metric else "No metric was named by --metric"
         raise ValueError(f"{given}, and the tests of the folds have logged {logged}: name one of these by --metric.")
-    same = best.get("name") and _counterpart(best["name"], [chosen]) == chosen
-    mode = best["mode"] if same else mode_of(chosen)
+    is_monitored = meant == chosen or (meant is None and metric is None)
+    mode = best.get("mode") if is_monitored else mode_of(chosen)
     if mode is None:
         raise ValueError(
             f"Whether a high or a low {chosen} is good cannot be told from its name: let the ModelCheckpoint monitor "
@@ -136,13 +137,19 @@ def scored(fits: Sequence[Fit], folds: int, metric: str | None) -> CrossValidati
     return CrossValidation(chosen, mode, folds, splits)
 
 
-def _counterpart(monitor: str, logged: Sequence[str]) -> str | None:
-    """The metric of the test that means what the validation's means: "test/accuracy" for "val/accuracy"."""
+def counterpart(monitor: str) -> str | None:
+    """The metric of the test that means what one of the validation means: "test/accuracy" for "val/accuracy".
+
+    Args:
+        monitor: The name of the validation's metric.
+
+    Returns:
+        The name; None where the validation's does not begin with "val", "valid" or "validation".
+    """
     for prefix in ("validation", "valid", "val"):
         if monitor.startswith(prefix):
-            name = f"test{monitor.removeprefix(prefix)}"
-            return name if name in logged else None
-    return logged[0] if len(logged) == 1 else None
+            return f"test{monitor.removeprefix(prefix)}"
+    return None
 
 
 def predictions_of(fit: Fit) -> Path:

@@ -44,13 +44,14 @@ SETTINGS: dict[str, Any] = {
 
 # `fit --config all/trial_0000.yaml`: the loss is least at a rate of 1e-3, too high a rate uses all memory; while
 # there is a file `slow` it does not go on (and says so by a file `.waits`), and with a file `patient` it lets others
-# look at each epoch.
+# look at each epoch. The loss of a test is greater by 1 on each further fold.
 SCRIPT = """
 import json, math, os, socket, sys, time
 from pathlib import Path
 import yaml
 config = Path(sys.argv[3])
-rate = yaml.safe_load(config.read_text())["model"]["init_args"]["lr"]
+settings = yaml.safe_load(config.read_text())
+rate, fold = settings["model"]["init_args"]["lr"], int(str(settings.get("held_out", "0/1")).partition("/")[0])
 lock = config.with_suffix(".lock")
 lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
 history = []
@@ -78,7 +79,7 @@ for epoch in range(1, 5):
         time.sleep(0.3)
     if config.with_suffix(".stop").exists():
         end("stopped")
-end("finished")
+end("finished", test={"test/loss": (math.log10(rate) + 3) ** 2 + fold})
 """
 
 
@@ -101,7 +102,8 @@ def plan() -> Callable[..., Plan]:
 
     def make(trials: int = 4, space: Sequence[Dimension] = (), mode: Any = "min", **options: Any) -> Plan:
         rate = Dimension("model.init_args.lr", "log10", -5, -2)
-        return Plan(tuple(space) or (rate,), Judge("val/loss", mode), trials, **options)
+        metric = "test/loss" if options.get("folds") else "val/loss"
+        return Plan(tuple(space) or (rate,), Judge(metric, mode), trials, **options)
 
     return make
 

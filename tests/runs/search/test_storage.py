@@ -112,8 +112,8 @@ def test_a_study_of_somebody_else_is_refused(plan: Make, opened: Open) -> None:
 def test_fits_of_another_study_are_noticed(plan: Make, opened: Open) -> None:
     search = opened(plan())
     assert next(search.fits()) is not None
-    assert strangers(Path("all"), search.standing.all()) == []
-    assert strangers(Path("all"), []) == ["trial_0000"]
+    assert strangers(search.plan, Path("all"), search.standing.all()) == []
+    assert strangers(search.plan, Path("all"), []) == ["trial_0000"]
 
 
 @pytest.mark.parametrize(

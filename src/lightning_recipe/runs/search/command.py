@@ -8,12 +8,15 @@ from typing import Any
 
 from lightning_recipe import summary
 from lightning_recipe.runs import procedure
+from lightning_recipe.runs.crossval_scores import counterpart
 from lightning_recipe.runs.fit import Settings, base_seed, default_folder
-from lightning_recipe.runs.judged_by import judged_by
+from lightning_recipe.runs.judged_by import Judge, judged_by
+from lightning_recipe.runs.pool_facts import training_examples
 from lightning_recipe.runs.procedure import CommandLine
 from lightning_recipe.runs.search import default_space, workers
 from lightning_recipe.runs.search.plan import PRUNERS, SAMPLERS, Plan
 from lightning_recipe.runs.search.space import read_space, short
+from lightning_recipe.runs.search.trial_fits import make_fits
 from lightning_recipe.runs.search.wandb_sweep import as_sweep
 
 NAME = "search"
@@ -41,9 +44,19 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
         return
     procedure.refuse_what_fits_cannot_have(settings, "A search")
     settings, objective = judged_by(settings, options.metric, options.mode)
-    seed = base_seed(settings)
-    plan = Plan(tuple(space), objective, options.trials, options.rounds, seed, options.sampler, options.pruner)
     folder = Path(options.folder) if options.folder else default_folder(settings, NAME, "fit")
+    plan = Plan(
+        tuple(space),
+        objective if options.folds is None else of_folds(objective),
+        options.trials,
+        options.rounds,
+        base_seed(settings),
+        options.sampler,
+        options.pruner,
+        options.folds,
+    )
+    if options.folds is not None:
+        _check_folds(plan, settings, folder)
     script = procedure.script_words(NAME)
     where = options.storage or str(folder / JOURNAL)
     if options.emit:
@@ -65,10 +78,10 @@ def _search(
     kept = storage.open_storage(where)
     standing = Standing(kept, name, plan)
     sampler = samplers.make_sampler(plan, standing)
-    pruner = samplers.make_pruner(plan.pruner, validations(settings["trainer"]))
+    pruner = samplers.make_pruner(plan.pruner, plan.folds or validations(settings["trainer"]))
     with storage.answering(where):
         study = storage.open_study(kept, name, plan.describe(settings), where, sampler, pruner)
-        others = strangers(folder, standing.all())
+        others = strangers(plan, folder, standing.all())
         if others:
             raise ValueError(
                 f"{folder} holds {others[0]}, of which the study {name} in {storage.without_password(where)} knows "
@@ -79,10 +92,35 @@ def _search(
         done = sum(one.state.is_finished() for one in standing.trials())
         heard = {"ended": search.ended, "look": search.look}
         try:
-            procedure.train_all(search.fits(), options, script, settings, plan.total - done, **heard)
+            left = (plan.total - done) * (plan.folds or 1)
+            procedure.train_all(search.fits(), options, script, settings, left, **heard)
         finally:
             search.close()
         ending.end(study, standing, settings, folder, script[1:])
+
+
+def of_folds(judge: Judge) -> Judge:
+    """The metric of the test by which folds are judged.
+
+    Args:
+        judge: What the checkpoints of the fits go by.
+
+    Raises:
+        ValueError: If its name does not tell which it is.
+    """
+    metric = counterpart(judge.metric)
+    if metric is None:
+        raise ValueError(
+            f"--folds judges trials by the test's counterpart of what their checkpoints go by, and {judge.metric} does "
+            "not tell which that is: name a metric of the validation, as in --metric val/accuracy."
+        )
+    return Judge(metric, judge.mode)
+
+
+def _check_folds(plan: Plan, settings: Settings, folder: Path) -> None:
+    """Cut the data as the fits will; what it refuses, it refuses now."""
+    procedure.refuse_shares(settings, "A search on folds")
+    training_examples(make_fits(plan, settings, folder, 0)[0].settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +145,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="after each Nth of the trials the ranges are halved around the best (default: 1)",
     )
+    parser.add_argument(
+        "--folds",
+        type=procedure.at_least(2),
+        metavar="K",
+        help="train and test each trial on K folds of training and validation data, as crossval does (default: one fit "
+        "a trial, judged by the validation data)",
+    )
     procedure.add_metric_options(parser)
     parser.add_argument(
         "--storage",
@@ -129,6 +174,8 @@ def _emitted(
     folder: Path,
     where: str,
 ) -> str:
+    if options.emit == "wandb" and plan.folds is not None:
+        raise ValueError("A run of a W&B sweep is one fit: leave --folds out, or --emit commands for other machines.")
     if options.emit == "wandb":
         return as_sweep(plan, settings, script, rest)
     words = [*script, NAME, *workers.without(arguments, "--emit", "--jobs")]
@@ -142,7 +189,10 @@ def _told(plan: Plan, name: str, where: str) -> str:
     rounds = f" in {plan.rounds} rounds" if plan.rounds > 1 else ""
     rows = [(short(one.name), default_space.told(one)) for one in plan.space]
     best = "least" if plan.objective.mode == "min" else "greatest"
-    rows.append(("Trials", f"{plan.total}{rounds}, by {plan.sampler}, for the {best} {plan.objective.metric}"))
+    on_folds = f", each on {plan.folds} folds" if plan.folds is not None else ""
+    rows.append(
+        ("Trials", f"{plan.total}{on_folds}{rounds}, by {plan.sampler}, for the {best} {plan.objective.metric}")
+    )
     rows.append(("Study", f"{name} in {summary.shown_path(Path(where)) if '://' not in where else where}"))
     return summary.table(rows)
 

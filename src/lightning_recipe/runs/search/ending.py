@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_recipe import summary
 from lightning_recipe.runs.closing_page import write_page
-from lightning_recipe.runs.fit import Fit
 from lightning_recipe.runs.fit_record import reason_of
 from lightning_recipe.runs.search.exhibits import exhibits_of
 from lightning_recipe.runs.search.plan import Plan
-from lightning_recipe.runs.search.search import REASON, name_of, shown, spelled
+from lightning_recipe.runs.search.search import REASON, shown, spelled
 from lightning_recipe.runs.search.space import changed, short
 from lightning_recipe.runs.search.standing import Standing, best_of, has_value, values_of
+from lightning_recipe.runs.search.trial_fits import fits_of, name_of
 from lightning_recipe.whole_file import whole_file
 
 BEST = "best.yaml"
@@ -48,7 +48,7 @@ def end(
     says = edges(plan, best)
     page = _write_page(folder, plan, study, trials, says)
     values = values_of(plan, best)
-    rows = [("Best", f"{plan.objective.metric} {best.value:.4g} in {name_of(best.number)}")]
+    rows = [("Best", _result(plan, best))]
     rows += [(short(name), shown(value)) for name, value in values.items()]
     rows += [("Trials", _tally(trials, plan.total)), *(("At an edge", one) for one in says)]
     rows += [("Report", summary.shown_path(page))] if page is not None else []
@@ -69,8 +69,7 @@ def write_best(path: Path, plan: Plan, best: FrozenTrial, settings: Mapping[str,
     """
     values = values_of(plan, best)
     chosen = {**changed(settings, values), "seed_everything": plan.seed}
-    result = f"{plan.objective.metric} {best.value:.6g} in {name_of(best.number)}"
-    words = textwrap.wrap(f"the best of a search: {result}, with {spelled(values)}.", 98)
+    words = textwrap.wrap(f"the best of a search: {_result(plan, best)}, with {spelled(values)}.", 98)
     with whole_file(path) as file:
         print("# Purpose: " + "\n#          ".join(words), file=file)
         print(f"# Launch:  {shlex.join(['python', *script, 'fit', '--config', str(path)])}", file=file)
@@ -87,6 +86,11 @@ def edges(plan: Plan, best: FrozenTrial) -> list[str]:
             where = f"its best, {shown(one.value(best.params[one.key]))}, is at an end of {one.spelled()}"
             said.append(f"{name}: {where}: search beyond {end_:g} too (Goodfellow et al., 2016, 11.4.3).")
     return said
+
+
+def _result(plan: Plan, best: FrozenTrial) -> str:
+    of_folds = f", the mean of {plan.folds} folds" if plan.folds is not None else ""
+    return f"{plan.objective.metric} {best.value:.4g} in {name_of(best.number)}{of_folds}"
 
 
 def _tally(trials: Sequence[FrozenTrial], total: int) -> str:
@@ -116,7 +120,7 @@ def _write_page(
     """The page; whatever goes wrong with its figures is one line of warning, for the search is done."""
     sign = 1.0 if plan.objective.mode == "min" else -1.0
     order = sorted(trials, key=lambda one: (one.value is None, sign * (one.value or 0.0)))
-    fits = [Fit(folder, name_of(one.number), {}) for one in order]
+    fits = [fit for one in order for fit in fits_of(plan, folder, one.number)]
     try:
         exhibits = exhibits_of(plan, study, [one for one in trials if one.state.is_finished()])
     except Exception as error:

@@ -11,9 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_recipe.runs.search.dimension import Dimension
 from lightning_recipe.runs.search.plan import Plan
-from lightning_recipe.runs.search.search import REASON, name_of, shown
+from lightning_recipe.runs.search.search import REASON, shown
 from lightning_recipe.runs.search.space import short
 from lightning_recipe.runs.search.standing import best_of, has_value, values_of
+from lightning_recipe.runs.search.trial_fits import name_of
 from lightning_rules.exhibit import (
     Axis,
     Bars,

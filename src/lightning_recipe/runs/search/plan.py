@@ -28,6 +28,7 @@ class Plan:
         seed: Fixes which points are drawn.
         sampler: One of `SAMPLERS`.
         pruner: One of `PRUNERS`.
+        folds: How many folds each trial is trained and tested on, at least 2; None for one fit.
 
     Raises:
         ValueError: If the sampler cannot search so.
@@ -40,6 +41,7 @@ class Plan:
     seed: int = 0
     sampler: str = "random"
     pruner: str = "none"
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         if self.rounds > self.trials:
@@ -87,6 +89,7 @@ class Plan:
             "space": told(self.space),
             "metric": self.objective.metric,
             "mode": self.objective.mode,
+            "folds": self.folds,
             "seed": self.seed,
             "rounds": self.rounds,
             "trials": self.trials if self.rounds > 1 or self.sampler == "grid" else None,
