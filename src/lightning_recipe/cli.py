@@ -288,8 +288,7 @@ def main(args: ArgsType = None) -> RecipeCLI | None:
             (restoring if name == "restore" else reporting).run(rest)
             return None
         if name in procedures.MODULES:
-            procedure = importlib.import_module(procedures.MODULES[name])
-            procedure.run(rest, CommandLine(settings_of, RecipeCLI))
+            procedures.run(name, rest, CommandLine(settings_of, RecipeCLI))
             return None
         return RecipeCLI(args)
     except errors.USER_ERRORS as error:

@@ -14,7 +14,14 @@ from lightning_rules.report.comparison_words import verdict_on
 from lightning_rules.report.document import FINISHED, Document
 from lightning_rules.report.score import Score, differ, probability
 from lightning_rules.report.series import Series
-from lightning_rules.report.settings import UNSET, configuration_of, makes_configuration, settings_of, short_keys
+from lightning_rules.report.settings import (
+    UNSET,
+    brief,
+    configuration_of,
+    makes_configuration,
+    settings_of,
+    short_keys,
+)
 
 CONFIG = """
 seed_everything: {seed}
@@ -250,3 +257,10 @@ def test_names() -> None:
 def test_one_run_is_not_enough() -> None:
     with pytest.raises(ValueError, match="Expected two runs or more to compare, but got 1"):
         compared([run("a", 0.1, 0.9)])
+
+
+def test_settings_are_told_in_few_digits_unless_they_would_look_alike() -> None:
+    values = ["0.00070828497359", "7.96572906919e-07", "-12.3456789", "0.1", "123456789012", "2026-11-22", UNSET]
+    assert brief(values) == ["0.0007083", "7.966e-07", "-12.35", "0.1", "123456789012", "2026-11-22", UNSET]
+    assert brief(["0.123456789", "0.123456788"]) == ["0.123456789", "0.123456788"]
+    assert brief(["0.123456789", "0.123456789"]) == ["0.1235", "0.1235"]

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_recipe.runs import crossval, procedures
 from lightning_recipe.runs.fit import Fit
 from lightning_recipe.runs.procedure import finished_fits, places_of, refuse_what_fits_cannot_have
 
@@ -69,3 +70,15 @@ def test_settings_without_an_end_are_refused() -> None:
     with pytest.raises(ValueError, match="A thing is made of fits from their start: leave --ckpt_path out"):
         refuse_what_fits_cannot_have({"trainer": {}, "ckpt_path": "last"}, "A thing")
     refuse_what_fits_cannot_have({"trainer": {}}, "A thing")
+
+
+def test_an_interrupt_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crossval, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        procedures.run("crossval", [], None)
+    assert ended.value.code == 130
+    said = capsys.readouterr().err
+    assert said == "\ncrossval was interrupted, and what ran was ended; the same command goes on.\n"

@@ -13,6 +13,7 @@ from lightning_rules.report.document import Document
 from lightning_rules.report.score import Mode, Score, best_of, probability
 from lightning_rules.report.settings import (
     Row,
+    brief,
     configuration_of,
     differing,
     makes_configuration,
@@ -229,7 +230,7 @@ def _names(flat: Sequence[Mapping[str, str]]) -> list[str]:
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     told = [
         ", ".join(
-            f"{shortened(key, VALUE)}={shortened(row.values[place], VALUE)}"
+            f"{shortened(key, VALUE)}={shortened(brief(row.values)[place], VALUE)}"
             for key, row in zip(keys, rows, strict=False)
         )
         + more

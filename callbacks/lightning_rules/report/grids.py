@@ -11,7 +11,7 @@ from lightning_rules.report.comparison import Comparison, Run
 from lightning_rules.report.contents import SIGNS, SKIPPED
 from lightning_rules.report.draw_score import told
 from lightning_rules.report.score import is_share
-from lightning_rules.report.settings import Row, short_keys
+from lightning_rules.report.settings import Row, brief, short_keys
 from lightning_rules.report.style import shortened
 
 CELLS = 16_000  # of a table
@@ -86,7 +86,13 @@ def settings_grid(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
         Cell(shortened(short, LONGEST), shortened(row.name, FULL) if short != row.name else "")
         for short, row in zip(short_keys([one.name for one in rows[:CELLS]]), rows, strict=False)
     ]
-    return grid_of("setting", names, runs, lambda thing, run: cut(rows[thing].values[run], longest, full))
+    texts = [brief(row.values) for row in rows[:CELLS]]
+
+    def cell(thing: int, run: int) -> Cell:
+        value, text = rows[thing].values[run], texts[thing][run]
+        return cut(value, longest, full) if text == value else Cell(text, value)
+
+    return grid_of("setting", names, runs, cell)
 
 
 def metrics_grid(comparison: Comparison) -> Grid:

@@ -12,6 +12,8 @@ import yaml  # type: ignore[import-untyped]
 
 UNSET = "—"
 KEYS = 5_000  # of one configuration, at most
+BRIEF = 8  # letters
+FRACTION = re.compile(r"-?\d+(?:\.\d+(?:e[-+]\d+)?|e[-+]\d+)")  # as Python writes it
 # What only says with which numbers were drawn, on which part of the data, or where files go.
 DRAWN = re.compile(r"(?:^|[._])(?:seed|seed_everything|random_state|fold|held_out|bootstrap)$")
 PLACES = re.compile(
@@ -59,6 +61,16 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield from ((SUBSET, count), (f"{SUBSET}.seed", seed))
     else:
         yield prefix, str(value)
+
+
+def brief(values: Sequence[str]) -> list[str]:
+    """The values of a setting in few letters: numbers with 4 digits, unless different ones would look alike."""
+    shorter = [_brief(value) for value in values]
+    return shorter if len(set(shorter)) == len(set(values)) else list(values)
+
+
+def _brief(value: str) -> str:
+    return f"{float(value):.4g}" if len(value) > BRIEF and FRACTION.fullmatch(value) else value
 
 
 def _names(entries: Sequence[Any]) -> list[str]:

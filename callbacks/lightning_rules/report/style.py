@@ -172,7 +172,10 @@ def widen(axes: Any, right: float) -> None:
 
 
 def set_scale(axes: Any, which: str, is_log: bool) -> None:
-    """Make an axis (``"x"`` or ``"y"``) linear or logarithmic, with ticks in few letters and no formulae."""
+    """Make an axis (``"x"`` or ``"y"``) linear or logarithmic, with ticks in few letters and no formulae.
+
+    Where curves have whole numbers on the x axis, such as steps and trials, its ticks are whole.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -186,5 +189,7 @@ def set_scale(axes: Any, which: str, is_log: bool) -> None:
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
     else:
-        axis.set_major_locator(MaxNLocator(5))
+        counted = {float(value) for line in axes.lines for value in line.get_xdata()} if which == "x" else set()
+        is_whole = bool(counted) and all(value.is_integer() for value in counted)
+        axis.set_major_locator(MaxNLocator(5, integer=is_whole))
         axis.set_major_formatter(FuncFormatter(lambda value, place: number(0.0 if abs(value) < 1e-12 else value)))

@@ -35,11 +35,11 @@ def test_enter_follows_links_and_opens_what_is_folded(visit: Callable) -> None:
     seen = visit("sick", reduced_motion="reduce")
     seen.page.keyboard.press("Tab")
     seen.page.keyboard.press("Enter")
-    assert seen.page.evaluate("document.activeElement.id") == "main"
+    seen.page.wait_for_function("document.activeElement.id == 'main'")  # raises after 30 s
     seen.page.get_by_role("link", name="Curves", exact=True).focus()
     seen.page.keyboard.press("Enter")
-    assert seen.page.url.endswith("#curves")
-    assert abs(seen.page.locator("#curves").bounding_box()["y"]) < 100
+    seen.page.wait_for_url("**/*#curves")
+    seen.page.wait_for_function("Math.abs(document.querySelector('#curves').getBoundingClientRect().y) < 100")
     folded = seen.page.locator("details").filter(has_text="Looked at, and it holds")
     assert not folded.get_by_text("loss-at-init").is_visible()
     folded.locator("summary").focus()

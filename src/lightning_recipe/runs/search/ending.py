@@ -46,7 +46,7 @@ def end(
         raise ValueError(_nothing(plan, trials))
     write_best(folder / BEST, plan, best, settings, script)
     says = edges(plan, best)
-    page = _write_page(folder, plan, study, trials, says)
+    page = _write_page(folder, plan, study, trials, best, says)
     values = values_of(plan, best)
     rows = [("Best", _result(plan, best))]
     rows += [(short(name), shown(value)) for name, value in values.items()]
@@ -115,7 +115,7 @@ def _nothing(plan: Plan, trials: Sequence[FrozenTrial]) -> str:
 
 
 def _write_page(
-    folder: Path, plan: Plan, study: Study, trials: Sequence[FrozenTrial], says: Sequence[str]
+    folder: Path, plan: Plan, study: Study, trials: Sequence[FrozenTrial], best: FrozenTrial, says: Sequence[str]
 ) -> Path | None:
     """The page; whatever goes wrong with its figures is one line of warning, for the search is done."""
     sign = 1.0 if plan.objective.mode == "min" else -1.0
@@ -126,4 +126,5 @@ def _write_page(
     except Exception as error:
         print(f"warning: the figures of the search could not be made ({reason_of(error)}).", file=sys.stderr)
         exhibits = []
-    return write_page(folder, fits, exhibits, [_tally(trials, plan.total) + ".", *says])
+    headline = f"The best is {_result(plan, best)}, with {spelled(values_of(plan, best))}."
+    return write_page(folder, fits, exhibits, [_tally(trials, plan.total) + ".", *says], headline)
