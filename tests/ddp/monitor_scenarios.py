@@ -65,7 +65,7 @@ def fit(*rules: Monitor) -> dict[str, Any]:
     )
     torch.manual_seed(5)
     module = BoringModel()
-    trainer.fit(module, DataLoader(RandomDataset(32, 4000), batch_size=1))
+    trainer.fit(module, DataLoader(RandomDataset(32, 3000), batch_size=1))
     return {
         "sampled": [getattr(rule, "sampled", []) for rule in rules],
         "said": [[str(f.severity), f.rule, f.message] for rule in rules for f in rule.findings],

@@ -20,7 +20,7 @@ def test_ranks_sample_the_same_batches(ranks: Any) -> None:
     (first, _), (second, _) = (rank["watched"]["sampled"] for rank in ranks)
     assert first == second
     begun = DENSE * DENSELY + (FREE_SAMPLES - DENSE) * SELDOM
-    quick = FREE_SAMPLES + (2000 - begun) // SELDOM
+    quick = FREE_SAMPLES + (1500 - begun) // SELDOM
     assert FREE_SAMPLES < len(first) < (FREE_SAMPLES + quick) / 2
     assert ["ok", "slow", "2 ranks, the same samples: True."] in ranks[0]["watched"]["said"]
 
