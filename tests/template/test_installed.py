@@ -23,7 +23,11 @@ KINDS = (("data=digits",), ("task=sequence-classification", "logger=tensorboard"
 @pytest.mark.slow(seconds=200)
 @pytest.mark.usefixtures("_no_settings_of_ours")
 def test_a_new_users_way(
-    repository: Path, command_line: Callable[..., str], run: Callable[..., str], tmp_path: Path
+    repository: Path,
+    command_line: Callable[..., str],
+    run: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the template to a trained model; the second project is added to what was installed for the first."""
     for answers, folder in zip(KINDS, ("my-project", "rows-of-digits"), strict=True):
@@ -32,6 +36,7 @@ def test_a_new_users_way(
         make = ("make", f"PYTHON={sys.executable}")
         if folder != "my-project":
             make += (f"VENV={tmp_path / 'my-project' / '.venv'}",)
+            monkeypatch.setenv("PYTEST_ADDOPTS", "-k 'not two_processes'")  # sequences on two: tests/configs
         tested = run(*make, "test", cwd=project)
         assert " passed" in tested
         assert "failed" not in tested
