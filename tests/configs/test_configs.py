@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 LIMITS = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2, "log_every_n_steps": 1}
 LIMITS |= {"enable_progress_bar": "false", "enable_model_summary": "false"}
+QUICK = ["--check_budget=1", "--report=json"]  # the page of a report has tests of its own
 TEST_IMAGES = 179  # a tenth of 1,797: odd, so that two processes cannot share them without padding
 
 
@@ -34,7 +35,7 @@ def launch_line(config: Path) -> tuple[dict[str, str], list[str]]:
     words = shlex.split(head(config)["Launch"])
     start = words.index("python")
     assert words[start + 1] == "scripts/train.py"
-    limits = [*(f"--trainer.{name}={value}" for name, value in LIMITS.items()), "--check_budget=1"]
+    limits = [*(f"--trainer.{name}={value}" for name, value in LIMITS.items()), *QUICK]
     return dict(word.split("=", 1) for word in words[:start]), [*words[start + 2 :], *limits]
 
 
@@ -169,7 +170,7 @@ def test_ddp_tests_each_image_once_and_prints_once(
 @pytest.mark.usefixtures("launch")
 def test_two_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same prior and the same share of clipped steps, at the same global batch."""
-    shared = ["fit", "--config=configs/digits_rnn.yaml", "--trainer.max_epochs=2", "--test_after_fit=false"]
+    shared = ["fit", "--config=configs/digits_rnn.yaml", "--trainer.max_epochs=2", "--test_after_fit=false", *QUICK]
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", *shared, "--trainer.accelerator=cpu"])
     main()
     ddp = ["--config=configs/ddp.yaml", "--data.batch_size=16"]

@@ -33,13 +33,13 @@ def options(tmp_path: Path) -> list[str]:
             Image.blend(noise, Image.new("L", noise.size, brightness), 0.5).save(folder / f"{number}.png")
     data = ["--data.root", str(tmp_path / "images"), "--data.num_workers", "0", "--data.batch_size", "4"]
     model = ["--model.num_classes", "2", "--model.pretrained", "false", "--data.normalise_for", "null"]
-    return [*data, *model, "--trainer.accelerator", "cpu", "--check_budget", "1"]
+    return [*data, *model, "--trainer.accelerator", "cpu", "--check_budget", "1", "--report", "json"]
 {% elif cookiecutter.task == 'sequence-classification' %}
-    """What makes a run small: one CPU process, a second for the checks before it."""
-    return ["--trainer.accelerator", "cpu", "--check_budget", "1"]
+    """What makes a run small: one CPU process, a second for the checks before it, no page after it."""
+    return ["--trainer.accelerator", "cpu", "--check_budget", "1", "--report", "json"]
 {% else %}
-    """What makes a run small: no fetched weights, one CPU process, quick checks."""
-    return ["--model.pretrained", "false", "--trainer.accelerator", "cpu", "--check_budget", "1"]
+    """What makes a run small: no fetched weights, one CPU process, quick checks, no page."""
+    return ["--model.pretrained", "false", "--trainer.accelerator", "cpu", "--check_budget", "1", "--report", "json"]
 {% endif %}
 
 
