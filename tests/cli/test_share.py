@@ -62,7 +62,7 @@ def test_a_fit_on_a_subset_and_on_everything(command: Command) -> None:
     [
         (["--fold=1/5", "--held_out=1/5"], "--fold 1/5 and --held_out 1/5 were given, but each says by itself what"),
         (["--held_out=5"], "--held_out 5 was given, but it must be K/N or K/N@SEED"),
-        (["--held_out=1/900"], "training examples, which is too few for 900 folds: ask for"),
+        (["--held_out=1/900"], "examples, which is too few for 900 folds: ask for"),
         (["--subset=5"], "A subset of 5 training examples was asked for, but there are 10 classes"),
         (["--subset=all"], "--subset all was given, but it must be COUNT or COUNT@SEED"),
         (["--all_data=both"], "both"),

@@ -95,7 +95,7 @@ FEW = {
         3,
         Examples(30, np.array([0, 0, 1] * 10), np.array(["a", "b", "c"] * 10), class_names=["plain", "rare"]),
     ),
-    "Class 1 has 3 training examples, which is too few for 4 folds": (
+    "Class 1 has 3 examples, which is too few for 4 folds": (
         4,
         Examples(30, np.array([1, 1, 1] + [0] * 27), np.array(["a", "b", "c", "d", "e", "f"] * 5)),
     ),

@@ -28,7 +28,7 @@ def test_folds_that_do_not_exist(wrong: tuple[int, int, int]) -> None:
 
 
 def test_too_few_examples_of_a_class() -> None:
-    with pytest.raises(ValueError, match="Class 'c' has 5 training examples, which is too few for 6 folds: ask for 5"):
+    with pytest.raises(ValueError, match="Class 'c' has 5 examples, which is too few for 6 folds: ask for 5"):
         Fold(0, 6).split(TARGETS, ["a", "b", "c"])
 
 
@@ -81,5 +81,5 @@ def test_folds_of_an_image_folder(make_folder, validation_folder: bool) -> None:
             data.class_names[label] for label in data.labels("val")
         ]
         assert data.normalisation == whole.normalisation
-    with pytest.raises(ValueError, match=r"Class 'a' has [57] training examples, which is too few for 9 folds"):
+    with pytest.raises(ValueError, match=r"Class 'a' has [57] examples, which is too few for 9 folds"):
         ready((0, 9, 0), **options)

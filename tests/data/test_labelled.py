@@ -74,7 +74,9 @@ def test_a_checkpoint_without_that_state_is_taken(make_folder) -> None:
         if state is None:
             del checkpoint["DigitsDataModule"]
         torch.save(checkpoint, path)
-        trainer(3).fit(Flat(), datamodule=DigitsDataModule(), ckpt_path=path, weights_only=True)
+        goes_on = trainer(3)
+        goes_on.fit(Flat(), datamodule=DigitsDataModule(), ckpt_path=path, weights_only=True)
+        assert goes_on.current_epoch == 3
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_examples_and_classes_are_those_of_the_fit() -> None:
 def test_the_share_of_the_fit_is_taken() -> None:
     facts = training_examples({"data": DIGITS, "subset": "50@2", "held_out": None})
     assert facts.training == len(facts.training_labels) == 50
-    with pytest.raises(ValueError, match=r"Class '.' has .* training examples, which is too few for 500 folds"):
+    with pytest.raises(ValueError, match=r"Class '.' has .* examples, which is too few for 500 folds"):
         training_examples({"data": DIGITS, "held_out": "1/500"})
     with pytest.raises(ValueError, match="but each says by itself what is trained on"):
         training_examples({"data": DIGITS, "held_out": "1/5", "subset": "50"})

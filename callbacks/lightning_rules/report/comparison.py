@@ -227,11 +227,11 @@ def _names(flat: Sequence[Mapping[str, str]]) -> list[str]:
     if len(flat) == 1:
         return ["all runs"]
     keys = short_keys([row.name for row in rows])[:NAMED]
+    values = [brief(row.values) for row in rows[:NAMED]]
     more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     told = [
         ", ".join(
-            f"{shortened(key, VALUE)}={shortened(brief(row.values)[place], VALUE)}"
-            for key, row in zip(keys, rows, strict=False)
+            f"{shortened(key, VALUE)}={shortened(texts[place], VALUE)}" for key, texts in zip(keys, values, strict=True)
         )
         + more
         for place in range(len(flat))

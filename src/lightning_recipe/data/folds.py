@@ -169,6 +169,6 @@ class Fold:
     def _check_count(self, count: int, name: str) -> None:
         if count < self.n:
             raise ValueError(
-                f"Class {name} has {count} training examples, which is too few for {self.n} folds: ask for {count} "
+                f"Class {name} has {count} examples, which is too few for {self.n} folds: ask for {count} "
                 "folds or fewer, at least 2, or add examples."
             )

@@ -46,14 +46,14 @@ def run(arguments: Sequence[str], command_line: CommandLine) -> None:
     settings, objective = judged_by(settings, options.metric, options.mode)
     folder = Path(options.folder) if options.folder else default_folder(settings, NAME, "fit")
     plan = Plan(
-        tuple(space),
-        objective if options.folds is None else of_folds(objective),
-        options.trials,
-        options.rounds,
-        base_seed(settings),
-        options.sampler,
-        options.pruner,
-        options.folds,
+        space=tuple(space),
+        objective=objective if options.folds is None else of_folds(objective),
+        trials=options.trials,
+        rounds=options.rounds,
+        seed=base_seed(settings),
+        sampler=options.sampler,
+        pruner=options.pruner,
+        folds=options.folds,
     )
     if options.folds is not None:
         _check_folds(plan, settings, folder)

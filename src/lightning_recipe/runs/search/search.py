@@ -29,8 +29,8 @@ KILLED = "its process was killed"
 
 
 @dataclass
-class Mine:
-    """A trial that this process is at work on.
+class OwnTrial:
+    """A trial that this process has drawn, and is at work on.
 
     Attributes:
         trial: Of Optuna.
@@ -62,7 +62,7 @@ class Search:
     def __init__(self, study: Study, standing: Standing, settings: Settings, folder: Path) -> None:
         self.study, self.standing, self.settings, self.folder = study, standing, settings, folder
         self.plan = standing.plan
-        self._mine: dict[str, Mine] = {}
+        self._mine: dict[str, OwnTrial] = {}
         self._asked = -WAIT
 
     def fits(self) -> Iterator[Fit | None]:
@@ -94,7 +94,7 @@ class Search:
     def _draw(self) -> bool:
         """Draw the next trial; whether there is one: another process may have been faster, and none is to begin now."""
         trial = self.study.ask()  # its sampler takes the place
-        mine = Mine(trial, fits_of(self.plan, self.folder, trial.number))
+        mine = OwnTrial(trial, fits_of(self.plan, self.folder, trial.number))
         self._mine[name_of(trial.number)] = mine
         self.standing.note(trial.number, OWNER, {"host": socket.gethostname(), "pid": os.getpid()})
         trials = self.standing.trials()
@@ -118,18 +118,18 @@ class Search:
         for name in dict.fromkeys(map(trial_of, running)):
             self._prune(self._mine[name])
 
-    def _prune(self, mine: Mine) -> None:
+    def _prune(self, mine: OwnTrial) -> None:
         if self._report(mine) and not mine.is_given_up and mine.trial.should_prune():
             self._give_up(mine)
 
-    def _give_up(self, mine: Mine) -> None:
+    def _give_up(self, mine: OwnTrial) -> None:
         mine.is_given_up = True
         mine.waiting.clear()
         for fit in mine.fits:
             if fit.name in mine.running:
                 fit.stop_file.touch()
 
-    def _report(self, mine: Mine) -> bool:
+    def _report(self, mine: OwnTrial) -> bool:
         """Report what was measured since the last time, counted in validations or folds; whether there was anything."""
         history, before = told_by(self.plan, mine.fits).get("history", []), mine.reported
         for place in range(before, len(history)):
@@ -150,7 +150,7 @@ class Search:
         if not mine.running and not mine.waiting:
             self._conclude(mine)
 
-    def _conclude(self, mine: Mine) -> None:
+    def _conclude(self, mine: OwnTrial) -> None:
         """Tell the study how a trial ended, and people if it is the best so far."""
         number, before = mine.trial.number, best_of(self.plan, self.standing.trials())
         if self.plan.pruner != "none":
