@@ -267,3 +267,12 @@ def test_axes_go_as_far_as_was_searched_and_count_in_whole_numbers() -> None:
     assert [words for _, words in scale_of(Axis("kind", "categories", ["a", "b"]), []).ticks(5)] == ["a", "b"]
     assert steps_of([1.0, 1e9, 2.0, None, 3.0], 5) == [0, 3, 1, 0, 2]
     assert steps_of([7.0], 5) == [4]
+
+
+def test_what_is_counted_has_whole_ticks() -> None:
+    def ticks(x: list[float]) -> list[float]:
+        curve = Curve("loss", x, [value / 10 for value in x])
+        return list(figure_of(Curves([curve], "trial", "loss")).axes[0].get_xticks())
+
+    assert all(tick == int(tick) for tick in ticks([1, 2, 3, 4, 5, 6]))
+    assert any(tick != int(tick) for tick in ticks([0.5, 1, 1.5, 2.5]))
